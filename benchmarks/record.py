@@ -1,0 +1,94 @@
+"""Writes one measured figure as one JSON file: `benchmarks/results/<model>/<data>.<metric>.json`.
+
+Published tables are generated from these files (`benchmarks/tables.py`) and typed nowhere.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def record(
+    model: str,
+    data: str,
+    metric: str,
+    value: float,
+    *,
+    split: str,
+    unit: str,
+    better: Literal["lower", "higher"],
+    seed: int | list[int],
+    seconds: float,
+    kind: Literal["exact", "bound", "estimate", "measured"] = "measured",
+    uncertainty: float | None = None,
+    target: float | None = None,
+    reference: dict[str, Any] | None = None,
+    note: str = "",
+    packages: tuple[str, ...] = (),
+) -> Path:
+    """Write the record and say on the terminal what it was and whether it met the target.
+
+    Args:
+        value: the figure, in `unit`.
+        uncertainty: its standard error, or the standard deviation over seeds (say which in `note`).
+        target: what was aimed at; a miss is recorded as such, with the reason in `note`.
+        reference: `{"value": …, "source": …}`, the published or the peer's figure under the same protocol.
+        packages: installed packages, beside torch and numpy, whose versions matter.
+    """
+    met = None if target is None else (value <= target if better == "lower" else value >= target)
+    root = Path(__file__).parent.parent
+    result = {
+        "model": model,
+        "data": data,
+        "split": split,
+        "metric": metric,
+        "unit": unit,
+        "value": value,
+        "uncertainty": uncertainty,
+        "kind": kind,
+        "better": better,
+        "target": target,
+        "met": met,
+        "reference": reference,
+        "note": note,
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "hardware": hardware(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("tacit", "torch", "numpy", *packages)},
+        },
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+        ).stdout.strip(),
+    }
+    path = RESULTS / model / f"{data}.{metric.replace(':', '.').replace(' ', '-')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    verdict = {None: "", True: f" (target {target}: met)", False: f" (target {target}: MISSED)"}[met]
+    print(f"{model} on {data}, {metric}: {value:.5g} {unit}{verdict} -> {path.relative_to(root)}")
+    return path
+
+
+def hardware() -> str:
+    """The processor, the threads torch uses, and the accelerator where there is one."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    parts = [f"{name}, {torch.get_num_threads()} threads"]
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return "; ".join(parts)

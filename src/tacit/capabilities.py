@@ -1,0 +1,101 @@
+"""Capabilities: what the verbs ask of a model. A verb asks for one of these, never for a class.
+
+Each is a run-time-checkable protocol; `tests/test_contract.py` holds one conformance test for each and runs it over
+every model of the catalogue that claims it. The static side (`tacit models`) reads the same method names from the
+source, so a capability is claimed by defining its method and in no other way.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from tacit.errors import CapabilityError
+
+Kind = Literal["exact", "bound", "estimate"]
+
+
+@runtime_checkable
+class HasDensity(Protocol):
+    """`log_prob(x)`: (batch, *space.shape) -> (batch,), nats of the user's own data.
+
+    `density` says whether that number is exact, a lower bound on log p(x), or an estimate of it; they are never mixed
+    silently. For discrete data it is a log probability mass, for real data a log density.
+    """
+
+    density: Kind
+
+    def log_prob(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """`sample(count, temperature=1.0)`: (count, *space.shape), in the space's dtype."""
+
+    def sample(self, count: int, *, temperature: float = 1.0) -> Tensor: ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """`encode(x)`: (batch, *space.shape) -> the latent variable, (batch, *latent)."""
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """`decode(z)`: (batch, *latent) -> the most likely or mean observation, (batch, *space.shape)."""
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """`embed(x)`: (batch, *space.shape) -> features for probes and neighbours, (batch, features), float32."""
+
+    def embed(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """`classify(x)`: (batch, *space.shape) -> class probabilities, (batch, classes)."""
+
+    def classify(self, x: Tensor) -> Tensor: ...
+
+
+CAPABILITIES: dict[str, type] = {
+    "density": HasDensity,
+    "sample": Samples,
+    "encode": Encodes,
+    "decode": Decodes,
+    "embed": Embeds,
+    "classify": Classifies,
+}
+
+METHODS: dict[str, str] = {
+    "density": "log_prob",
+    "sample": "sample",
+    "encode": "encode",
+    "decode": "decode",
+    "embed": "embed",
+    "classify": "classify",
+}
+
+
+def require(model: torch.nn.Module, capability: str, verb: str) -> None:
+    """Raise a sentence naming the models that can, if this one cannot.
+
+    Raises:
+        CapabilityError: `model` lacks `capability`.
+    """
+    if isinstance(model, CAPABILITIES[capability]):
+        return
+    from tacit import catalogue
+
+    name = catalogue.name_of(type(model))
+    able = ", ".join(entry.name for entry in catalogue.entries() if capability in entry.capabilities)
+    raise CapabilityError(
+        f"{name} cannot {verb}: it has no {METHODS[capability]}(); models that have one are {able}"
+    )

@@ -1,0 +1,1 @@
+"""Distributions that models of several families end in."""

@@ -1,0 +1,1 @@
+"""Layers that have a name in the literature and serve several models."""

@@ -1,0 +1,58 @@
+"""Noise that does not depend on how many processes share a batch.
+
+Two processes with batches of 64 must learn what one process learns from batches of 128. Each process therefore draws
+the noise of the whole batch from a generator seeded alike everywhere, and keeps the rows of its own share (every
+world-th, as the loop deals them). With one process these are `torch.randn` and `torch.rand` and cost nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class _Share:
+    rank = 0
+    world = 1
+    generator: torch.Generator | None = None
+
+
+@contextmanager
+def shared(rank: int, world: int, generator: torch.Generator) -> Iterator[None]:
+    """Within this, rows drawn below are the share of process `rank` of `world`."""
+    before = (_Share.rank, _Share.world, _Share.generator)
+    _Share.rank, _Share.world, _Share.generator = rank, world, generator
+    try:
+        yield
+    finally:
+        _Share.rank, _Share.world, _Share.generator = before
+
+
+def _draw(source: Callable[..., Tensor], shape: tuple[int, ...], device: torch.device | None) -> Tensor:
+    if _Share.world == 1:
+        return source(shape, device=device)
+    whole = source((shape[0] * _Share.world, *shape[1:]), device=device, generator=_Share.generator)
+    return whole[_Share.rank :: _Share.world]
+
+
+def randn(*shape: int, device: torch.device | None = None) -> Tensor:
+    """Standard normal noise, (rows, …)."""
+    return _draw(torch.randn, shape, device)
+
+
+def rand(*shape: int, device: torch.device | None = None) -> Tensor:
+    """Uniform noise in [0, 1), (rows, …)."""
+    return _draw(torch.rand, shape, device)
+
+
+def randn_like(x: Tensor) -> Tensor:
+    """Standard normal noise of the shape and device of `x`."""
+    return randn(*x.shape, device=x.device)
+
+
+def rand_like(x: Tensor) -> Tensor:
+    """Uniform noise in [0, 1) of the shape and device of `x`, as floats."""
+    return rand(*x.shape, device=x.device)
