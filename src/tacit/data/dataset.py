@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class Dataset:
         class_names: names of the labels 0, 1, …
         vocabulary: the symbols of a `Tokens` stream, by number.
         official: parts that the data itself brings ("test", "valid"); `x` is then its training part.
+        source: the arguments of the `load` that read it, so that a run can read it again; None for data made in Python.
     """
 
     space: Space
@@ -44,6 +46,7 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()
     official: dict[str, Dataset] = field(default_factory=dict, repr=False)
+    source: dict[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if len(self) < 1:
