@@ -7,6 +7,7 @@ the result and log |det| of that direction, (batch,), in nats, so that log p(x) 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +42,11 @@ class Bijection(nn.Module):
 class Chain(Bijection):
     """Bijections one after the other, read top to bottom from data to noise."""
 
+    bijections: Sequence[Bijection]
+
     def __init__(self, *bijections: Bijection):
         super().__init__()
-        self.bijections = nn.ModuleList(bijections)
+        self.bijections = nn.ModuleList(bijections)  # type: ignore[assignment]
 
     def adapt(self, x: Tensor) -> None:
         for bijection in self.bijections:
@@ -67,6 +70,9 @@ class Chain(Bijection):
 
 class Standardise(Bijection):
     """Each feature to mean 0 and standard deviation 1, as `adapt` found them; constant features are only centred."""
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, *shape: int):
         super().__init__()
@@ -101,6 +107,10 @@ class Dequantise(Bijection):
         z = (x + noise.rand_like(x)) / self.levels
         return z, z.new_full((len(x),), -x[0].numel() * math.log(self.levels))
 
+    def middle(self, x: Tensor) -> Tensor:
+        """The middle of each integer's interval: no noise, for codes that are to be the same each time."""
+        return (x + 0.5) / self.levels
+
     def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         x = (z * self.levels).floor().clamp(0, self.levels - 1)
         return x, z.new_full((len(z),), z[0].numel() * math.log(self.levels))
@@ -122,6 +132,191 @@ class Logit(Bijection):
         x = (torch.sigmoid(z) - self.margin) / (1 - 2 * self.margin)
         log_det = (F.softplus(z) + F.softplus(-z)).flatten(1).sum(1) + z[0].numel() * math.log1p(-2 * self.margin)
         return x, -log_det
+
+
+class ActNorm(Bijection):
+    """A learnt scale and shift for each feature or channel (axis 1), begun so that the data leave it standardised.
+
+    Glow's stand-in for the batch normalisation of RealNVP (Kingma & Dhariwal 2018, arXiv:1807.03039, §3.1): the
+    density of an observation then does not depend on its batch-mates.
+    """
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(features))
+        self.shift = nn.Parameter(torch.zeros(features))
+
+    @torch.no_grad()
+    def adapt(self, x: Tensor) -> None:
+        x = x.double().transpose(0, 1).flatten(1)
+        deviation = x.std(1, unbiased=False)
+        log_scale = -torch.where(deviation > 1e-6, deviation, 1.0).log()
+        self.log_scale.copy_(log_scale)
+        self.shift.copy_(-x.mean(1) * log_scale.exp())
+
+    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self._fitting(x)
+        return x * log_scale.exp() + shift, self._log_det(x)
+
+    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self._fitting(z)
+        return (z - shift) * (-log_scale).exp(), -self._log_det(z)
+
+    def _fitting(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (-1, *[1] * (x.ndim - 2))
+        return self.log_scale.view(shape), self.shift.view(shape)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return (self.log_scale.sum() * (x[0].numel() // len(self.log_scale))).expand(len(x))
+
+
+class Permute(Bijection):
+    """A fixed random permutation of the features, drawn when it is built and saved with the weights."""
+
+    order: Tensor
+    back: Tensor
+
+    def __init__(self, features: int):
+        super().__init__()
+        order = torch.randperm(features)
+        self.register_buffer("order", order)
+        self.register_buffer("back", order.argsort())
+
+    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.index_select(1, self.order), x.new_zeros(len(x))
+
+    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z.index_select(1, self.back), z.new_zeros(len(z))
+
+
+class AffineCoupling(Bijection):
+    """Half of the features, or channels (axis 1), scaled and shifted by what the other half says.
+
+    z_kept = x_kept,  z_rest = x_rest · exp(s) + t,  (s, t) = net(x_kept)  (Dinh et al. 2017, eqs. 4–8).
+
+    Two guards keep the map, its inverse and their gradients finite far from the data and do next to nothing near it:
+    s is softly bounded, and the net sees its input clipped to ±10, so that far out the map is linear. The input should
+    have unit scale.
+
+    Args:
+        net: (batch, kept, …) -> (batch, 2 · rest, …), log-scales before shifts.
+        sizes: how many features lie in the first and in the second half.
+        keep_first: whether the first half is the one that is kept.
+        bound: largest |s|.
+
+    """
+
+    SEEN = 10.0
+
+    def __init__(self, net: nn.Module, sizes: tuple[int, int], *, keep_first: bool, bound: float):
+        super().__init__()
+        self.net, self.sizes, self.keep_first, self.bound = net, sizes, keep_first, bound
+
+    def scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """(s, t) for the rest, in the precision of `kept` whatever the net computes in."""
+        s, t = self.net(kept.clamp(-self.SEEN, self.SEEN)).to(kept.dtype).chunk(2, 1)
+        return self.bound * torch.tanh(s / self.bound), t
+
+    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        kept, rest = self._halves(x)
+        s, t = self.scale_and_shift(kept)
+        return self._join(kept, rest * s.exp() + t), s.flatten(1).sum(1)
+
+    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        kept, rest = self._halves(z)
+        s, t = self.scale_and_shift(kept)
+        return self._join(kept, (rest - t) * (-s).exp()), -s.flatten(1).sum(1)
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = x.split(self.sizes, 1)
+        return (first, second) if self.keep_first else (second, first)
+
+    def _join(self, kept: Tensor, rest: Tensor) -> Tensor:
+        return torch.cat((kept, rest) if self.keep_first else (rest, kept), 1)
+
+
+class CheckerboardCoupling(AffineCoupling):
+    """The affine coupling of images that keeps one colour of a chessboard (Dinh et al. 2017, §3.4, eq. 9).
+
+    Args:
+        net: (batch, channels, height, width) -> (batch, 2 · channels, height, width).
+        size: height and width, odd or even.
+        parity: 0 keeps the pixels whose row and column have an even sum, 1 the others.
+        bound: largest |s|.
+
+    """
+
+    mask: Tensor
+
+    def __init__(self, net: nn.Module, size: tuple[int, int], *, parity: int, bound: float):
+        super().__init__(net, (0, 0), keep_first=True, bound=bound)
+        rows, columns = torch.arange(size[0]).unsqueeze(1), torch.arange(size[1])
+        self.register_buffer("mask", ((rows + columns) % 2 == parity).float(), persistent=False)
+
+    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        s, t = self.scale_and_shift(x)
+        return x * s.exp() + t, s.flatten(1).sum(1)
+
+    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        s, t = self.scale_and_shift(z)
+        return (z - t) * (-s).exp(), -s.flatten(1).sum(1)
+
+    def scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        s, t = super().scale_and_shift(kept * self.mask)
+        return s * (1 - self.mask), t * (1 - self.mask)
+
+
+class Squeeze(Bijection):
+    """Trades space for channels: each 2 × 2 square of pixels becomes four channels (Dinh et al. 2017, §3.6)."""
+
+    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return F.pixel_unshuffle(x, 2), x.new_zeros(len(x))
+
+    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return F.pixel_shuffle(z, 2), z.new_zeros(len(z))
+
+
+class Flatten(Bijection):
+    """(batch, *shape) to (batch, features) and back."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.shape = shape
+
+    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.flatten(1), x.new_zeros(len(x))
+
+    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z.unflatten(1, self.shape), z.new_zeros(len(z))
+
+
+class FactorOut(Bijection):
+    """The multi-scale architecture: half of the channels are done, the others go on (Dinh et al. 2017, §3.6, eq. 14).
+
+    (batch, channels, height, width) -> (batch, features): the finished half, flat, followed by what `rest` makes of
+    the other one.
+
+    Args:
+        shape: (channels, height, width) of what arrives.
+        rest: a bijection of (batch, channels − channels // 2, height, width) to (batch, features).
+
+    """
+
+    def __init__(self, shape: tuple[int, int, int], rest: Bijection):
+        super().__init__()
+        self.done, self.rest = (shape[0] // 2, shape[1], shape[2]), rest
+
+    def adapt(self, x: Tensor) -> None:
+        self.rest.adapt(x[:, self.done[0] :])
+
+    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_det = self.rest.forward_and_log_det(x[:, self.done[0] :])
+        return torch.cat((x[:, : self.done[0]].flatten(1), z), 1), log_det
+
+    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        size = math.prod(self.done)
+        x, log_det = self.rest.inverse_and_log_det(z[:, size:])
+        return torch.cat((z[:, :size].unflatten(1, self.done), x), 1), log_det
 
 
 def to_reals(space: Space, margin: float = 0.05) -> Chain:
