@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tacit.model import Model as Model
     from tacit.tasks.compare import compare as compare
     from tacit.tasks.fit import fit as fit
-    from tacit.training.run import Run as Run
+    from tacit.tasks.run import Run as Run
 
 __version__ = "0.1.0"
 
@@ -21,7 +21,7 @@ _HOMES = {
     "Dataset": "tacit.data",
     "load": "tacit.data",
     "Model": "tacit.model",
-    "Run": "tacit.training.run",
+    "Run": "tacit.tasks.run",
     "fit": "tacit.tasks.fit",
     "compare": "tacit.tasks.compare",
 }

@@ -1,0 +1,157 @@
+"""Measure a trained model on data it has not seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tacit.capabilities import Classifies, Embeds, HasDensity
+from tacit.data import Dataset, load
+from tacit.errors import CapabilityError, SpaceError
+from tacit.metrics import probes
+from tacit.model import Model
+from tacit.tasks.embed import features
+from tacit.tasks.run import Run, in_batches
+from tacit.training.plan import reseed
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Mean log-likelihood of held-out rows, in one unit.
+
+    Attributes:
+        nats: −log p(x) an observation.
+        bits_per_dimension: the same divided by D ln 2.
+        standard_error: of `nats`, over rows.
+        kind: "exact", "bound" (the true value is no higher) or "estimate".
+        rows: how many were measured.
+    """
+
+    nats: float
+    bits_per_dimension: float
+    standard_error: float
+    kind: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured; None where the model lacks the capability or the data has no labels."""
+
+    model: str
+    data: str
+    likelihood: Likelihood | None = None
+    accuracy: float | None = None
+    probe: dict[str, Any] | None = None
+    neighbours: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready record."""
+        return asdict(self)
+
+
+def evaluate(
+    run: Path, data: str | None = None, *, rows: int | None = None, json: bool = False, **options: Any
+) -> Evaluation:
+    """Bits per dimension, classification accuracy and probe accuracy on held-out data, as far as the model has them.
+
+    Args:
+        run: the run folder.
+        data: a path or a name; by default the test part of the data the run was fitted on.
+        rows: measure the likelihood of this many rows at most.
+        json: print JSON instead of a table.
+        options: how to read the data (`tacit data` lists them).
+
+    Raises:
+        CapabilityError: there is nothing about this model that evaluate can measure.
+    """
+    found = Run(run)
+    given = None if data is None else load(data, **options)
+    measured = measure(found, given, rows=rows)
+    console = Console()
+    if json:
+        console.print_json(data=measured.to_dict())
+    else:
+        console.print(_table(measured))
+    return measured
+
+
+def measure(run: Run, on: Dataset | None = None, *, rows: int | None = None) -> Evaluation:
+    """`evaluate` from Python: on the test part of the run's own data, or on all of `on`.
+
+    Raises:
+        CapabilityError: there is nothing about this model that evaluate can measure.
+    """
+    model = run.model
+    test = run.data().parts()[2] if on is None else on
+    measured: dict[str, Any] = {}
+    if isinstance(model, HasDensity):
+        measured["likelihood"] = likelihood(model, test, rows)
+    if isinstance(model, Classifies) and test.label is not None:
+        measured["accuracy"] = _accuracy(model, test)
+    if isinstance(model, Embeds) and test.label is not None and run.record["data"]["source"] is not None:
+        train = run.data().parts()[0]
+        measured |= _probes(model, train, test)
+    if not measured:
+        raise CapabilityError(
+            f"{run.record['model']} has no density, and {test.name} has no labels to probe its features with: "
+            f"give labelled data, or look at `tacit sample`"
+        )
+    return Evaluation(model=run.record["model"], data=test.name, **measured)
+
+
+@torch.no_grad()
+def likelihood(model: Model, data: Dataset, rows: int | None = None, size: int = 256) -> Likelihood:
+    """Mean negative log-likelihood of `data`, or of `rows` of it spread evenly, under a model with a density.
+
+    Raises:
+        SpaceError: the data is of another kind or shape than the model's.
+    """
+    if data.space != model.space:
+        raise SpaceError(
+            f"{data.name} is {data.space}, but the model was fitted on {model.space}: give data of that form"
+        )
+    model.eval()
+    reseed(0, "likelihood")
+    index = torch.cat(list(data.ordered(len(data))))
+    if rows is not None and rows < len(index):
+        # Spread over the set: some sets are sorted by class.
+        index = index[torch.linspace(0, len(index) - 1, rows).long()]
+    nats = torch.cat([-model.log_prob(data[i].to(model.device)).double().cpu() for i in index.split(size)])  # type: ignore[operator]
+    mean = nats.mean().item()
+    return Likelihood(
+        nats=mean,
+        bits_per_dimension=mean / (model.space.dimensions * math.log(2)),
+        standard_error=nats.std().item() / math.sqrt(len(nats)) if len(nats) > 1 else math.nan,
+        kind=model.density,  # type: ignore[arg-type]
+        rows=len(nats),
+    )
+
+
+def _accuracy(model: Model, data: Dataset) -> float:
+    predicted = torch.cat([model.classify(x).argmax(-1).cpu() for x in in_batches(data, 512, model.device)])  # type: ignore[operator]
+    known = data.label >= 0  # type: ignore[operator]
+    return (predicted == data.label)[known].float().mean().item()  # type: ignore[index]
+
+
+def _probes(model: Model, train: Dataset, test: Dataset) -> dict[str, Any]:
+    raise NotImplementedError
+
+
+def _table(measured: Evaluation) -> Table:
+    table = Table(title=f"{measured.model} on {measured.data}", show_header=False)
+    if (found := measured.likelihood) is not None:
+        label = {"exact": "", "bound": " (a bound: the true value is no higher)", "estimate": " (an estimate)"}[
+            found.kind
+        ]
+        table.add_row("bits per dimension", f"{found.bits_per_dimension:.4f}{label}")
+        table.add_row("nats an observation", f"{found.nats:.3f} ± {found.standard_error:.3f} on {found.rows} rows")
+    if measured.accuracy is not None:
+        table.add_row("classification accuracy", f"{measured.accuracy:.2%}")
+    return table

@@ -1,0 +1,67 @@
+"""Samples as a picture: a grid of images, a scatter of points, lines of text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tacit.data import Dataset
+from tacit.spaces import Images, Tokens, Vectors
+
+
+def grid(x: Tensor, levels: int, columns: int | None = None, smallest: int = 256) -> Image.Image:
+    """Images (batch, channels, height, width) side by side, one pixel apart, enlarged to `smallest` pixels or more."""
+    count, channels, height, width = x.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    grey = x.float() / (levels - 1) * 255
+    tiles = torch.full((rows * columns, channels, height + 1, width + 1), 255.0)
+    tiles[:count, :, :height, :width] = grey
+    sheet = tiles.view(rows, columns, channels, height + 1, width + 1).permute(2, 0, 3, 1, 4)
+    sheet = sheet.reshape(channels, rows * (height + 1), columns * (width + 1)).round().to(torch.uint8)
+    array = sheet.permute(1, 2, 0).numpy()
+    # Two channels have no mode of their own: the first is shown. The fourth of four is transparency.
+    picture = Image.fromarray(np.ascontiguousarray(array[..., 0] if channels < 3 else array[..., :4]))
+    scale = max(1, math.ceil(smallest / max(picture.size)))
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def as_text(x: Tensor, vocabulary: tuple[str, ...]) -> list[str]:
+    """Tokens (batch, length) as strings: characters joined, words spaced."""
+    joint = "" if all(len(symbol) == 1 for symbol in vocabulary) else " "
+    return [joint.join(vocabulary[i] for i in row) for row in x.tolist()]
+
+
+def draw(samples: Tensor, data: Dataset, path: Path) -> Path:
+    """Write `samples` of the space of `data` to `path`: a PNG, or a text file beside it for text; returns where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(data.space, Images):
+        grid(samples, data.space.levels).save(path)
+    elif isinstance(data.space, Tokens):
+        path = path.with_suffix(".txt")
+        path.write_text("\n---\n".join(as_text(samples, data.vocabulary)) + "\n", encoding="utf-8")
+    elif isinstance(data.space, Vectors):
+        _scatter(samples, data.observations(2000), path)
+    return path
+
+
+def _scatter(samples: Tensor, real: Tensor, path: Path) -> None:
+    """The first two features, or the first two principal components of the data where there are more."""
+    from matplotlib.figure import Figure
+
+    if real.shape[1] > 2:
+        centre, deviation = real.mean(0), real.std(0).clamp(min=1e-12)
+        _, _, axes = torch.linalg.svd((real - centre) / deviation, full_matrices=False)
+        real, samples = ((x - centre) / deviation @ axes[:2].T for x in (real, samples))
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    plot = figure.add_subplot()
+    columns = (0, 1) if real.shape[1] > 1 else (0, 0)
+    for x, label, colour in ((real, "data", "0.7"), (samples, "samples", "tab:blue")):
+        plot.scatter(x[:, columns[0]], x[:, columns[1]], s=6, c=colour, label=label)
+    plot.legend()
+    figure.savefig(path, dpi=100)
