@@ -156,16 +156,19 @@ def _lineage(cls: ast.ClassDef, tree: ast.Module) -> list[ast.ClassDef]:
             elif isinstance(node, ast.ImportFrom) and base.id in (alias.name for alias in node.names):
                 source = _MODELS.parent.parent / Path(*(node.module or "").split(".")).with_suffix(".py")
                 other = ast.parse(source.read_text(encoding="utf-8"))
-                found += _lineage(next(n for n in other.body if isinstance(n, ast.ClassDef) and n.name == base.id), other)
+                found += _lineage(
+                    next(n for n in other.body if isinstance(n, ast.ClassDef) and n.name == base.id), other
+                )
     return found
 
 
 def _spaces_of(cls: ast.ClassDef) -> tuple[str, ...]:
     """`spaces = (Images, Vectors)` -> ("images", "vectors")."""
     for node in cls.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "spaces":
-            names = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
-            return tuple(name.id.lower() for name in names if isinstance(name, ast.Name))
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        value = getattr(node, "value", None)
+        if isinstance(target, ast.Name) and target.id == "spaces" and isinstance(value, ast.Tuple):
+            return tuple(name.id.lower() for name in value.elts if isinstance(name, ast.Name))
     return ()
 
 
@@ -186,7 +189,7 @@ def argument_help(docstring: str, name: str) -> str:
     """What the `Args:` section of a docstring says about one argument, on one line."""
     lines, found = docstring.partition("Args:")[2].splitlines(), []
     for line in lines:
-        if found and (not line.strip() or line.strip().partition(":")[0].isidentifier() and ":" in line):
+        if found and (not line.strip() or line.strip().partition(":")[0].isidentifier()):
             break
         if found or line.strip().startswith(f"{name}:"):
             found.append(line.strip())

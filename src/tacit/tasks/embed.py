@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from tacit.capabilities import require
 from tacit.data import Dataset, load
 from tacit.errors import SpaceError
+from tacit.metrics.probes import embed_all
 from tacit.model import Model
-from tacit.tasks.run import Run, in_batches
+from tacit.tasks.run import Run
 
 
 def embed(run: Path, data: str, *, out: Path | None = None, **options: Any) -> Path:
@@ -41,19 +41,16 @@ def embed(run: Path, data: str, *, out: Path | None = None, **options: Any) -> P
     return path
 
 
-@torch.no_grad()
-def features(model: Model, data: Dataset | Tensor, size: int = 512) -> Tensor:
-    """Features of observations, (rows, features), `size` at a time, in eval mode.
+def features(model: Model, data: Dataset) -> Tensor:
+    """Features of all observations of `data`, in order, (rows, features), in eval mode.
 
     Raises:
         CapabilityError: the model has no features.
         SpaceError: the data is of another kind or shape than the model's.
     """
     require(model, "embed", "embed")
-    if isinstance(data, Dataset) and data.space != model.space:
+    if data.space != model.space:
         raise SpaceError(
             f"{data.name} is {data.space}, but the model was fitted on {model.space}: give data of that form"
         )
-    model.eval()
-    parts = [model.embed(x).float().cpu() for x in in_batches(data, size, model.device)]  # type: ignore[operator]
-    return torch.cat(parts)
+    return embed_all(model, data)  # type: ignore[arg-type]

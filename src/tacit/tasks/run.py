@@ -98,7 +98,7 @@ class Run:
 
         return measure(self, on, **options)
 
-    def embed(self, on: Dataset | Tensor) -> Tensor:
+    def embed(self, on: Dataset) -> Tensor:
         """Features, (rows, features); see `tacit.tasks.embed`."""
         from tacit.tasks.embed import features
 
@@ -132,12 +132,6 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-@torch.no_grad()
-def in_batches(x: Tensor | Dataset, size: int, device: torch.device) -> Iterator[Tensor]:
-    """Observations, `size` at a time, on `device`."""
-    if isinstance(x, Dataset):
-        for index in x.ordered(size):
-            yield x[index].to(device)
-    else:
-        for part in x.split(size):
-            yield part.to(device)
+def in_batches(data: Dataset, size: int, device: torch.device) -> Iterator[Tensor]:
+    """Observations in order, `size` at a time, on `device`."""
+    return (data[index.to(device)] for index in data.ordered(size))
