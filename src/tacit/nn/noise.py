@@ -56,3 +56,8 @@ def randn_like(x: Tensor) -> Tensor:
 def rand_like(x: Tensor) -> Tensor:
     """Uniform noise in [0, 1) of the shape and device of `x`, as floats."""
     return rand(*x.shape, device=x.device)
+
+
+def rand_alike(*shape: int, device: torch.device | None = None) -> Tensor:
+    """Uniform noise in [0, 1), (rows, …), the same in every process: for Markov chains that each holds whole."""
+    return torch.rand(shape, device=device, generator=_Share.generator if _Share.world > 1 else None)
