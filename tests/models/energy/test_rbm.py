@@ -166,9 +166,9 @@ def test_learning_raises_the_exact_likelihood_and_every_parameter_has_a_gradient
     model = RBM(data.space, hidden=10)
     model.adapt(data)
     before = model.eval().log_prob(data.x).mean()
-    trained(model, data, 150)
+    trained(model, data, 250)
     after = model.log_prob(data.x).mean()
-    assert after > before + 10
+    assert after > before + 5
     model.loss(data.batch(torch.arange(100))).total.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
@@ -240,7 +240,7 @@ def test_shapes_and_ranges(space: Images) -> None:
     drawn = model.sample(5)
     assert drawn.shape == (5, *space.shape)
     assert drawn.dtype == torch.uint8
-    assert drawn.max() < space.levels
+    assert drawn.int().max() < space.levels
     z = model.encode(x)
     assert z.shape == (30, 4)
     assert torch.equal(z, model.embed(x))

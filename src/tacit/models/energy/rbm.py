@@ -7,8 +7,8 @@ An undirected model of visible units v and binary hidden units h, with no links 
 For binary images β_i(v) = b_i v and t(v) = v: the Bernoulli RBM. For grey levels β_i is a table with one bias a level,
 its first entry 0, and t runs from 0 to 1: a softmax visible unit whose mean the hidden units tilt (a harmonium of the
 exponential family, Welling et al. 2005), so that P is a mass on the user's own integers, and the hidden units switched
-off leave each pixel its own histogram. Where there are more than `bins` levels the units hold bins of neighbouring levels,
-k = bin(x), and the level within its bin follows the pixel's frequencies q_i, counted once:
+off leave each pixel its own histogram. Where there are more than `bins` levels the units hold bins of neighbouring
+levels, k = bin(x), and the level within its bin follows the pixel's frequencies q_i, counted once:
 P(x) = P_RBM(k) Π_i q_i(x_i | k_i), still a mass on the integers.
 
 The hidden units sum out: P(v) = exp(−F(v)) / Z with the free energy
