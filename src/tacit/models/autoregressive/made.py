@@ -14,7 +14,7 @@ probabilities, not of logits, which would be no likelihood.
 What an entry's head is depends on the space: Bernoulli for binary images, a mixture of discretised logistics for
 images of more levels, a mixture of Gaussians for standardised tables, a categorical for text.
 
-References
+References:
 ----------
 - Germain, Gregor, Murray & Larochelle (2015), MADE: Masked autoencoder for distribution estimation, arXiv:1502.03509
 - Uria, Murray & Larochelle (2013), RNADE, arXiv:1306.0186 (the mixture of Gaussians)
@@ -24,6 +24,7 @@ References
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -62,6 +63,11 @@ class MADE(Model):
     recipe = Recipe(batch_size=100, learning_rate=1e-3, schedule="cosine", ema=0.999)
     density = "exact"
 
+    standardise: Standardise
+    ranks: Tensor
+    degrees: Tensor
+    turn: Tensor
+
     def __init__(
         self,
         space: Space,
@@ -92,7 +98,7 @@ class MADE(Model):
             self.standardise = Standardise(*space.shape)
 
         sizes = (self.width * entries, *hidden)
-        self.layers = nn.ModuleList(MaskedLinear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(MaskedLinear(a, b) for a, b in itertools.pairwise(sizes))
         self.output = MaskedLinear(hidden[-1], self.head.parameters * entries)
         shift = self.head.locations if self.head.locations == self.head.parameters else 1
         self.direct = MaskedLinear(self.width * entries, shift * entries, bias=False) if direct else None
@@ -171,7 +177,7 @@ class MADE(Model):
         """The next set takes its turn."""
         self.turn.copy_((self.turn + 1) % self.sets)
 
-    # -- capabilities ---------------------------------------------------------------------------------------------------
+    # -- capabilities -------------------------------------------------------------------------------------------------
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log p(x), (batch,), exact: of the mixture of all sets, in nats."""
