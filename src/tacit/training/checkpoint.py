@@ -25,12 +25,14 @@ _MANIFEST = "manifest.json"
 
 
 def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], record: dict[str, Any]) -> Path:
-    """Write the checkpoint of `step` under `folder`: one safetensors file for each entry of `tensors`.
+    """Write the checkpoint of `step` under `folder`, unless it is there: one safetensors file for each of `tensors`.
 
     Raises:
         TrainingError: the disk is full or refuses; what was saved before is untouched.
     """
     final = folder / f"step-{step:08d}"
+    if final.exists():
+        return final
     aside = folder / f".saving-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,8 +49,6 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], record:
         for path in aside.iterdir():
             _flush(path)
         _flush(aside)
-        if final.exists():
-            _discard(final)
         aside.rename(final)
         _flush(folder)
     except (OSError, SafetensorError) as error:
