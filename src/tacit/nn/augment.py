@@ -45,8 +45,8 @@ class Augment:
     Attributes:
         levels: how many values a pixel takes: x / (levels − 1) is in [0, 1].
         crop: smallest share of the area that a crop keeps; 1 does not crop. The crop is scaled back to full size.
-        ratio: a crop's width : height, relative to the image's own, lies in [1 / ratio, ratio], evenly on a log scale;
-            sides that would be longer than the image's are cut to it.
+        ratio: a crop's width : height, relative to the image's own, lies in [1 / ratio, ratio], evenly on a log scale,
+            as far as the image has room for it.
         flip: probability of mirroring left and right.
         rotation: largest angle in degrees, either way.
         shift: largest shift as a share of the side, either way; what comes into view repeats the border.
@@ -103,8 +103,10 @@ class Augment:
     def _affine(self, u: Iterator[Tensor], aspect: float) -> Tensor:
         """(batch, 2, 3) maps from coordinates of the output to coordinates of the source."""
         area = 1 - (1 - self.crop) * next(u)
-        shape = (math.log(self.ratio) / 2 * (2 * next(u) - 1)).exp()
-        width, height = (area.sqrt() * shape).clamp(max=1), (area.sqrt() / shape).clamp(max=1)
+        # Both sides must fit, so the larger the window, the nearer its shape is to the image's.
+        most = (-area.log() / 2).clamp(max=math.log(self.ratio) / 2)
+        shape = (most * (2 * next(u) - 1)).exp()
+        width, height = area.sqrt() * shape, area.sqrt() / shape
         left = (1 - width) * (2 * next(u) - 1) + 2 * self.shift * (2 * next(u) - 1)
         top = (1 - height) * (2 * next(u) - 1) + 2 * self.shift * (2 * next(u) - 1)
         mirror = torch.where(next(u) < self.flip, -1.0, 1.0)
