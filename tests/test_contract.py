@@ -1,0 +1,267 @@
+"""Every model of the catalogue × everything the contract says. A new model is tested here without an edit."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import zlib
+
+import pytest
+import torch
+
+from tacit import catalogue
+from tacit.capabilities import CAPABILITIES, METHODS
+from tacit.data import Dataset
+from tacit.errors import DataError, SpaceError, TacitError
+from tacit.model import Model, Progress
+from tacit.spaces import Images, Tokens, Vectors
+from tacit.tasks.fit import configure, fit
+from tacit.tasks.run import Run
+from tacit.tasks.sample import draw
+from tacit.training.learner import Learner
+from tacit.training.plan import reseed
+
+NAMES = [entry.name for entry in catalogue.entries()]
+
+
+def _images(channels: int, height: int, width: int, levels: int) -> Dataset:
+    generator = torch.Generator().manual_seed(1)
+    label = torch.arange(200) % 3
+    # Three classes that differ in brightness, so that there is something to learn.
+    centre = (label + 1)[:, None, None, None] / 4
+    x = (centre + 0.2 * torch.randn(200, channels, height, width, generator=generator)).clamp(0, 1)
+    return Dataset(Images(channels, height, width, levels), (x * (levels - 1)).round().to(torch.uint8), label, name="images")
+
+
+def _vectors() -> Dataset:
+    x = torch.randn(200, 5, generator=torch.Generator().manual_seed(2)) * 3 + 7
+    return Dataset(Vectors(5), x, (x[:, 0] > 7).long(), name="vectors")
+
+
+def _tokens() -> Dataset:
+    x = torch.randint(0, 12, (4000,), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+    return Dataset(Tokens(12, 10), x, vocabulary=tuple("abcdefghijkl"), name="tokens")
+
+
+DATA = {
+    "binary": _images(1, 8, 8, 2),
+    "grey, no power of two": _images(1, 10, 12, 17),
+    "four channels": _images(4, 9, 9, 256),
+    "vectors": _vectors(),
+    "tokens": _tokens(),
+}
+CASES = [
+    pytest.param(entry.name, data, id=f"{entry.name}-{data}")
+    for entry in catalogue.entries()
+    for data in DATA
+    if DATA[data].space.kind in entry.spaces
+]
+
+_fitted: dict[tuple[str, str], Run] = {}
+
+
+@pytest.fixture
+def run(name, data, tmp_path_factory) -> Run:
+    """The model after three steps, through the same `fit` that everybody calls."""
+    if (name, data) not in _fitted:
+        folder = tmp_path_factory.mktemp("runs") / f"{name}-{zlib.crc32(data.encode())}"
+        _fitted[name, data] = fit(name, DATA[data], steps=3, out=folder, quiet=True, batch_size=16, pictures=0)
+    return _fitted[name, data]
+
+
+def build(name: str, data: Dataset) -> Model:
+    cls = catalogue.load(name)
+    model = cls(data.space, **configure(name, cls, data, {}))
+    model.adapt(data)
+    return model
+
+
+def able(name: str, data: str, capability: str, run: Run) -> Model:
+    if not isinstance(run.model, CAPABILITIES[capability]):
+        pytest.skip(f"{name} has no {METHODS[capability]}()")
+    return run.model
+
+
+# -- the catalogue -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_entry_says_what_it_is_and_where_it_comes_from(name):
+    entry = catalogue.entry(name)
+    assert 10 < len(entry.description) <= 100
+    assert "arXiv" in entry.references or "(" in entry.references, "a model without a paper is not in the catalogue"
+    assert entry.spaces
+    for argument in entry.arguments:
+        assert argument.help, f"--{argument.name} of {name} is not documented"
+        assert argument.annotation
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_source_claims_is_what_the_class_has(name):
+    entry, cls = catalogue.entry(name), catalogue.load(name)
+    assert set(entry.capabilities) == {c for c, method in METHODS.items() if callable(getattr(cls, method, None))}
+    assert entry.spaces == tuple(space.kind for space in cls.spaces)
+    assert [a.name for a in entry.arguments] == list(cls.arguments())
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in cls.arguments().values())
+    assert catalogue.name_of(cls) == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_space_it_cannot_take_is_refused_with_those_that_can(name):
+    cls = catalogue.load(name)
+    for data in DATA.values():
+        if data.space.kind not in catalogue.entry(name).spaces:
+            arguments = {key: 2 for key, p in cls.arguments().items() if p.default is inspect.Parameter.empty}
+            with pytest.raises(SpaceError, match=f"{name} takes .* not {data.space.kind}; models that take"):
+                cls(data.space, **arguments)
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in catalogue.entries() if entry.needs_labels])
+def test_missing_labels_are_named(name, tmp_path):
+    data = DATA["binary"]
+    with pytest.raises(DataError, match=f"{name} needs labels"):
+        fit(name, Dataset(data.space, data.x, name="bare"), steps=1, out=tmp_path / "run", quiet=True)
+
+
+def test_an_unknown_model_gives_the_nearest_names():
+    with pytest.raises(TacitError, match="did you mean made"):
+        catalogue.load("mades")
+
+
+# -- learning ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "data"), CASES)
+def test_every_parameter_of_a_player_receives_a_gradient(name, data):
+    if catalogue.load(name).learns_exactly():
+        pytest.skip(f"{name} learns without gradients")
+    model = build(name, DATA[data]).train()
+    learner = Learner(model, model.recipe)
+    reached: set[str] = set()
+    names = {p: n for n, p in model.named_parameters()}
+    players = [p for members in learner.members.values() for p in members]
+    for p in players:
+        if not p.requires_grad:
+            p.requires_grad_(True)
+        p.register_post_accumulate_grad_hook(lambda p: reached.add(names[p]) if (p.grad != 0).any() else None)
+    if len(learner.members) > 1:
+        for p in players:
+            p.requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    # Two steps: layers that begin at zero let nothing through on the first.
+    for step, index in zip(range(2), model.batches(DATA[data], 32, generator), strict=False):
+        reseed(0, step)
+        learner.step(DATA[data].batch(index), Progress(step, 0, 0.5))
+        model.after_step(Progress(step + 1, 0, 0.5))
+    if not players:
+        pytest.skip(f"{name} has no player: it learns by itself")
+    assert {names[p] for p in players} - reached == set()
+
+
+@pytest.mark.parametrize(("name", "data"), CASES)
+def test_the_same_seed_learns_the_same_and_saved_it_gives_the_same_numbers(name, data, run, tmp_path):
+    again = fit(name, DATA[data], steps=3, out=tmp_path / "again", quiet=True, batch_size=16, pictures=0)
+    expected = run.model.state_dict()
+    for key, value in Run(tmp_path / "again").model.state_dict().items():
+        assert torch.equal(torch.nan_to_num(value), torch.nan_to_num(expected[key])), key
+    assert (again.path / "metrics.jsonl").exists() or again.model.learns_exactly()
+
+
+@pytest.mark.parametrize(("name", "data"), CASES)
+def test_bfloat16_does_not_break_it(name, data, tmp_path):
+    if catalogue.load(name).learns_exactly():
+        pytest.skip(f"{name} learns without gradients")
+    options = {"steps": 2, "batch_size": 16, "pictures": 0, "quiet": True, "precision": "bfloat16"}
+    run = fit(name, DATA[data], out=tmp_path / "run", **options)
+    assert all(torch.isfinite(p).all() for p in run.model.parameters())
+
+
+@pytest.mark.parametrize(("name", "data"), CASES)
+def test_a_compiler_can_trace_its_loss(name, data):
+    model = catalogue.load(name)
+    if model.loss is Model.loss or model.learns_exactly():
+        pytest.skip(f"{name} has no single loss")
+    model = build(name, DATA[data]).train()
+    batch = DATA[data].batch(torch.arange(16))
+    torch._dynamo.reset()
+    reseed(0)
+    expected = model.loss(batch).total
+    reseed(0)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    model.load_state_dict(state)
+    found = torch.compile(model.loss, backend="eager")(batch).total
+    assert torch.isfinite(found) and found.shape == expected.shape
+
+
+# -- capabilities --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "data"), CASES)
+def test_density(name, data, run):
+    model = able(name, data, "density", run)
+    x = DATA[data][torch.arange(6)]
+    reseed(0)
+    log_prob = model.log_prob(x)
+    assert log_prob.shape == (6,)
+    assert torch.isfinite(log_prob).all()
+    assert model.density in ("exact", "bound", "estimate")
+    if DATA[data].space.levels is not None and model.density == "exact":
+        assert (log_prob <= 1e-4).all(), "a probability mass is at most 1"
+    # Three steps from the start no model is worse than this, in its own unit.
+    assert -log_prob.mean() / (model.space.dimensions * math.log(2)) < 40
+
+
+@pytest.mark.parametrize(("name", "data"), CASES)
+def test_sample(name, data, run):
+    model = able(name, data, "sample", run)
+    space = model.space
+    for count in (1, 5):
+        x = draw(model, count, seed=1)
+        assert x.shape == (count, *space.shape)
+        assert x.dtype == space.torch_dtype
+        assert not x.requires_grad
+    if space.levels is not None:
+        assert 0 <= int(x.min()) and int(x.max()) < space.levels
+    assert torch.isfinite(x.float()).all()
+    assert torch.equal(x, draw(model, 5, seed=1)), "the same seed draws the same"
+    draw(model, 2, temperature=0.5, seed=1)
+
+
+@pytest.mark.parametrize(("name", "data"), CASES)
+def test_embed(name, data, run):
+    model = able(name, data, "embed", run)
+    features = model.embed(DATA[data][torch.arange(6)])
+    assert features.ndim == 2 and len(features) == 6
+    assert features.dtype == torch.float32 and not features.requires_grad
+    torch.testing.assert_close(features[:2], model.embed(DATA[data][torch.arange(2)]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "data"), CASES)
+def test_encode_and_decode(name, data, run):
+    model = able(name, data, "encode", run)
+    z = model.encode(DATA[data][torch.arange(4)])
+    assert len(z) == 4 and z.is_floating_point() and not z.requires_grad
+    if isinstance(model, CAPABILITIES["decode"]):
+        assert model.decode(z).shape == (4, *model.space.shape)
+
+
+@pytest.mark.parametrize(("name", "data"), CASES)
+def test_classify(name, data, run):
+    model = able(name, data, "classify", run)
+    probabilities = model.classify(DATA[data][torch.arange(4)])
+    assert probabilities.shape == (4, DATA[data].classes)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(4))
+
+
+@pytest.mark.parametrize(("name", "data"), CASES)
+def test_using_it_leaves_its_parameters_alone(name, data, run):
+    model, x = run.model, DATA[data][torch.arange(3)]
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    for capability, method in METHODS.items():
+        if capability in ("sample",) and isinstance(model, CAPABILITIES["sample"]):
+            model.sample(2)
+        elif capability in ("density", "embed", "encode", "classify") and hasattr(model, method):
+            getattr(model, method)(x)
+    assert not model.training
+    for key, p in model.named_parameters():
+        assert torch.equal(p, before[key]), key
