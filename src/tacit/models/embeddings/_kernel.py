@@ -20,7 +20,7 @@ def random_bits(state: np.uint64) -> tuple[np.uint64, np.uint64]:
 
 
 @njit(cache=True)
-def below(bits: np.uint64, count: int) -> int:
+def below(bits: np.uint64, count: int) -> np.int64:
     """A number in {0, …, count − 1} from the upper 32 bits."""
     return np.int64(((bits >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32))
 
@@ -32,15 +32,15 @@ def uniform(bits: np.uint64) -> np.float32:
 
 
 @njit(cache=True)
-def noise_word(bits: np.uint64, threshold: np.ndarray, alias: np.ndarray) -> int:
+def noise_word(bits: np.uint64, threshold: np.ndarray, alias: np.ndarray) -> np.int64:
     """A word of the noise distribution, by Walker's alias method."""
     word = below(bits, len(threshold))
     return word if uniform(bits) < threshold[word] else np.int64(alias[word])
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
-def learn_pair(
-    v: np.ndarray, output: np.ndarray, words: np.ndarray, count: int, rate: float, g: np.ndarray, e: np.ndarray
+def learn_pair(  # noqa: PLR0917
+    v: np.ndarray, output: np.ndarray, words: np.ndarray, count: int, rate: np.float32, g: np.ndarray, e: np.ndarray
 ) -> float:
     """One step of stochastic gradient descent on one pair; returns its loss before the step.
 
@@ -77,7 +77,7 @@ def learn_pair(
 
 
 @njit(cache=True, error_model="numpy")
-def learn(
+def learn(  # noqa: PLR0917
     text: np.ndarray,
     starts: np.ndarray,
     input: np.ndarray,
@@ -129,8 +129,8 @@ def learn(
             state, bits = random_bits(state)
             reach = 1 + below(bits, window)
             v = input[kept[i]]
-            for j in range(max(0, i - reach), min(count, i + reach + 1)):
-                if j == i:
+            for j in range(i - reach, i + reach + 1):
+                if j == i or j < 0 or j >= count:
                     continue
                 words[0] = kept[j]
                 filled = 1

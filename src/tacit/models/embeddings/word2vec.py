@@ -10,10 +10,10 @@ word of frequency f survives with probability min(1, √(t/f) + t/f), t = `sampl
 prints √(t/f)). Learning is stochastic gradient descent, pair by pair, at a rate that falls linearly over the budget.
 
 With numba on a CPU the pairs are learnt one by one by a compiled kernel (`_kernel.py`). Without it, and on a GPU, the
-same objective is learnt in blocks of 64 centres: a block's pairs share 64 noise words, each weighted so that the
-expected gradient is the same, and change the vectors together.
+same objective is learnt in blocks of up to 64 centres: a block's pairs share as many noise words, each weighted so that
+the expected gradient is the same, and change the vectors together.
 
-References
+References:
 ----------
 Mikolov, Chen, Corrado & Dean (2013), Efficient estimation of word representations in vector space, arXiv:1301.3781
 Mikolov, Sutskever, Chen, Corrado & Dean (2013), Distributed representations of words and phrases and their
@@ -22,8 +22,9 @@ compositionality, arXiv:1310.4546
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +35,21 @@ from tacit.errors import DataError, TacitError
 from tacit.model import Batch, Losses, Model, Progress, Recipe, Step
 from tacit.spaces import Tokens
 
-# Centres that are learnt together, and noise words that they share, where there is no kernel.
+# The most centres that are learnt together, and noise words that they share, where there is no kernel.
 _BLOCK = 64
+
+
+class Blocks(NamedTuple):
+    """Centres cut into blocks, the text around each block, and the noise words that a block shares.
+
+    `centre` (blocks, size), `near` (blocks, size + 2 window), `noise` (blocks, size); `mask` (blocks, size,
+    size + 2 window) is 1 where a word of `near` is a context of the centre.
+    """
+
+    centre: Tensor
+    near: Tensor
+    noise: Tensor
+    mask: Tensor
 
 
 class Word2Vec(Model):
@@ -61,9 +75,11 @@ class Word2Vec(Model):
     spaces = (Tokens,)
     recipe = Recipe(batch_size=128)
 
+    space: Tokens
     keep: Tensor
     threshold: Tensor
     alias: Tensor
+    block: Tensor
     current_rate: Tensor
 
     def __init__(
@@ -90,10 +106,12 @@ class Word2Vec(Model):
         self.initial_rate, self.final_rate = rate, final_rate
         self.input = nn.Parameter((torch.rand(space.vocabulary, dim) - 0.5) / dim)
         self.output = nn.Parameter(torch.zeros(space.vocabulary, dim))
-        # What `adapt` takes from the text: each word's chance to be kept, and the noise distribution as an alias table.
+        # What `adapt` takes from the text: each word's chance to be kept, the noise distribution as an alias table, and
+        # how many centres are learnt together where there is no kernel.
         self.register_buffer("keep", torch.ones(space.vocabulary))
         self.register_buffer("threshold", torch.ones(space.vocabulary))
         self.register_buffer("alias", torch.arange(space.vocabulary))
+        self.register_buffer("block", torch.tensor(_BLOCK))
         self.register_buffer("current_rate", torch.tensor(rate))
 
     # -- learning -----------------------------------------------------------------------------------------------------
@@ -117,7 +135,11 @@ class Word2Vec(Model):
         if self.subsampling > 0:
             ratio = self.subsampling * counts.sum() / counts[known]
             keep[known] = (ratio.sqrt() + ratio).clamp(max=1)
-        threshold, alias = alias_table(counts**0.75)
+        noise = counts**0.75
+        threshold, alias = alias_table(noise)
+        # The commonest word should stand about once in a block: many steps at once from the same place overshoot.
+        commonest = max(float((p / p.sum()).max()) for p in (noise, counts * keep))
+        self.block.fill_(min(_BLOCK, math.ceil(1 / commonest)))
         self.keep.copy_(keep)
         self.threshold.copy_(threshold)
         self.alias.copy_(alias)
@@ -164,48 +186,58 @@ class Word2Vec(Model):
 
     @torch.no_grad()
     def _learn_in_blocks(self, batch: Batch) -> Losses:
-        centre, context, mask = self._windows(batch)
+        blocks = self._blocks(batch)
         loss = self.input.new_zeros(())
-        for c, o, m in zip(*(t.split(_BLOCK) for t in (centre, context, mask)), strict=True):
-            noise = self._noise_words(_BLOCK)
-            v, u, u_noise = self.input[c], self.output[o], self.output[noise]
-            score, score_noise, weight = _scores(v, u, u_noise, m, self.negative)
-            loss += _negative_sampling(score, score_noise, m, weight)
+        for centre, near, noise, mask in zip(*blocks, strict=True):
+            v, u, u_noise = (
+                w.index_select(0, i) for w, i in ((self.input, centre), (self.output, near), (self.output, noise))
+            )
+            weight = self._noise_weight(mask)
+            score, score_noise = v @ u.T, v @ u_noise.T
+            loss += (mask * F.softplus(-score)).sum() + (weight * F.softplus(score_noise)).sum()
             # The gradient of the line above, by hand: autograd's would be as large as the vocabulary.
-            g = m * torch.sigmoid(-score) * self.current_rate
-            g_noise = -weight * torch.sigmoid(score_noise) * self.current_rate
-            self.input.index_add_(0, c, torch.einsum("co,cod->cd", g, u) + g_noise @ u_noise)
-            self.output.index_add_(0, o.flatten(), (g.unsqueeze(-1) * v.unsqueeze(1)).flatten(0, 1))
+            g = self.current_rate * mask * torch.sigmoid(-score)
+            g_noise = -self.current_rate * weight * torch.sigmoid(score_noise)
+            self.input.index_add_(0, centre, g @ u + g_noise @ u_noise)
+            self.output.index_add_(0, near, g.T @ v)
             self.output.index_add_(0, noise, g_noise.T @ v)
-        return Losses(negative_sampling=loss / mask.sum().clamp(min=1))
+        return Losses(negative_sampling=loss / blocks.mask.sum().clamp(min=1))
 
     def loss(self, batch: Batch) -> Losses:
-        """The mean of L(c, o) over the pairs of a batch, in nats; all pairs share their noise words."""
-        centre, context, mask = self._windows(batch)
-        u_noise = self.output[self._noise_words(16 * _BLOCK)]
-        score, score_noise, weight = _scores(self.input[centre], self.output[context], u_noise, mask, self.negative)
-        total = _negative_sampling(score, score_noise, mask, weight)
+        """The mean of L(c, o) over the pairs of a batch, in nats, with noise words shared by blocks of centres."""
+        centre, near, noise, mask = self._blocks(batch)
+        v = self.input[centre]
+        score, score_noise = v @ self.output[near].mT, v @ self.output[noise].mT
+        total = (mask * F.softplus(-score)).sum() + (self._noise_weight(mask) * F.softplus(score_noise)).sum()
         return Losses(negative_sampling=total / mask.sum().clamp(min=1))
 
-    def _windows(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Centres (n,), the words around each (n, 2 window), and 1 where they are its contexts, else 0."""
-        length = batch.x.shape[1]
+    def _blocks(self, batch: Batch) -> Blocks:
+        size, length = int(self.block), batch.x.shape[1]
         words = batch.x.flatten()
         breaks = batch.index.diff(prepend=batch.index[:1] - length) != length
         text = breaks.cumsum(0).repeat_interleave(length)
         kept = torch.rand(words.shape, device=words.device) < self.keep[words]
         words, text = words[kept], text[kept]
         reach = torch.randint(1, self.window + 1, words.shape, device=words.device)
-        offset = torch.arange(-self.window, self.window + 1, device=words.device)
-        offset = offset[offset != 0]
-        place = torch.arange(len(words), device=words.device).unsqueeze(1) + offset
-        inside = place.clamp(0, max(len(words) - 1, 0))
-        mask = (place == inside) & (offset.abs() <= reach.unsqueeze(1)) & (text[inside] == text.unsqueeze(1))
-        return words, words[inside], mask.to(self.input.dtype)
+        # Padding is of no text (−1) and reaches nothing: it pairs with no word. There is some even where every word was
+        # thinned out, so that there is always a block.
+        missing = size - len(words) % size
+        centre, reach = (F.pad(t, (0, missing)).view(-1, size) for t in (words, reach))
+        near = F.pad(words, (self.window, self.window + missing)).unfold(0, size + 2 * self.window, size)
+        text_near = F.pad(text, (self.window, self.window + missing), value=-1).unfold(0, near.shape[1], size)
+        text = text_near[:, self.window : self.window + size]
+        place = torch.arange(size, device=words.device)
+        distance = (torch.arange(near.shape[1], device=words.device) - self.window - place.unsqueeze(1)).abs()
+        mask = (distance > 0) & (distance <= reach.unsqueeze(-1)) & (text_near.unsqueeze(1) == text.unsqueeze(-1))
+        return Blocks(centre, near, self._noise_words(*centre.shape), mask.to(self.input.dtype))
 
-    def _noise_words(self, count: int) -> Tensor:
-        word = torch.randint(len(self.threshold), (count,), device=self.device)
-        return torch.where(torch.rand(count, device=self.device) < self.threshold[word], word, self.alias[word])
+    def _noise_weight(self, mask: Tensor) -> Tensor:
+        """How much each of a block's noise words counts for each centre: `negative` a pair, spread over all of them."""
+        return mask.sum(-1, keepdim=True) * (self.negative / mask.shape[-2])
+
+    def _noise_words(self, *shape: int) -> Tensor:
+        word = torch.randint(len(self.threshold), shape, device=self.device)
+        return torch.where(torch.rand(shape, device=self.device) < self.threshold[word], word, self.alias[word])
 
     # -- capabilities -------------------------------------------------------------------------------------------------
 
@@ -249,17 +281,6 @@ def alias_table(weights: Tensor) -> tuple[Tensor, Tensor]:
         share[giving] -= 1 - share[lacking]
         (small if share[giving] < 1 else large).append(giving)
     return torch.tensor(threshold), torch.tensor(alias)
-
-
-def _scores(v: Tensor, u: Tensor, u_noise: Tensor, mask: Tensor, negative: int) -> tuple[Tensor, Tensor, Tensor]:
-    """u · v of contexts (n, 2 window) and noise (n, shared), and how much each shared noise word counts, (n, 1)."""
-    weight = mask.sum(1, keepdim=True) * negative / len(u_noise)
-    return torch.einsum("cd,cod->co", v, u), v @ u_noise.T, weight
-
-
-def _negative_sampling(score: Tensor, score_noise: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-    """The sum of L(c, o) over the pairs."""
-    return (mask * F.softplus(-score)).sum() + (weight * F.softplus(score_noise)).sum()
 
 
 def _compiled() -> Callable[..., tuple[float, int]] | None:
