@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -212,17 +213,15 @@ class MADE(Model):
         entries, p = len(ranks), self.head.parameters
         sorting = [degree.argsort() for degree in degrees]
         ends = [torch.bincount(degree, minlength=entries + 1).cumsum(0).tolist() for degree in degrees]
-        # Rows and columns of the weights in the units' sorted order; the inputs stay in theirs.
-        columns = [slice(None), *sorting]
-        weights = [
-            layer.weight[rows][:, cols] for layer, rows, cols in zip(self.layers, sorting, columns, strict=False)
-        ]
-        biases = [layer.bias[rows, None] for layer, rows in zip(self.layers, sorting, strict=True)]
+        layers = cast("list[MaskedLinear]", self.layers)
+        weights = [layer.weight[rows] for layer, rows in zip(layers, sorting, strict=True)]
+        weights[1:] = [weight[:, columns] for weight, columns in zip(weights[1:], sorting, strict=False)]
+        biases = [layer.bias[rows, None] for layer, rows in zip(layers, sorting, strict=True)]
         output = self.output.weight[:, sorting[-1]].view(p, entries, -1)
         bias = self.output.bias.view(p, entries, 1)
 
         like = self.output.bias
-        states = [like.new_zeros(layer.in_features, count) for layer in self.layers]
+        states = [like.new_zeros(layer.in_features, count) for layer in layers]
         states.append(like.new_zeros(self.output.in_features, count))
         x, parameters = like.new_zeros(count, entries), like.new_zeros(count, p, entries)
         for rank, d in enumerate(ranks.argsort().tolist(), start=1):

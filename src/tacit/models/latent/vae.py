@@ -60,6 +60,8 @@ class VAE(Model):
     recipe = Recipe(batch_size=128, learning_rate=1e-3, schedule="cosine", ema=0.999)
     density = "bound"
 
+    standardise: Standardise
+
     def __init__(
         self,
         space: Space,
@@ -133,18 +135,23 @@ class VAE(Model):
     # -- capabilities -------------------------------------------------------------------------------------------------
 
     def log_prob(self, x: Tensor, samples: int = 1) -> Tensor:
-        """A lower bound on log p(x) in expectation, (batch,) nats: of `samples` importance weights; with 1 the ELBO."""
+        """A lower bound on log p(x) in expectation, (batch,) nats: of `samples` importance weights; with 1 the ELBO.
+
+        Raises:
+            TacitError: `samples` is below 1.
+        """
         entries, log_det = self._entries(x)
         mean, log_var = self._posterior(entries)
+        if samples < 1:
+            raise TacitError(f"samples is {samples}: give at least 1")
         at_once = max(1, _AT_ONCE // (len(x) * self.space.dimensions * self.head.parameters))
-        total = None
+        total = torch.full((len(x),), -math.inf, device=x.device)
         for count in [at_once] * (samples // at_once) + [samples % at_once] * (samples % at_once > 0):
             noises = noise.randn(len(x), count, self.latent, device=x.device)
             z = mean[:, None] + (0.5 * log_var).exp()[:, None] * noises
             # log p(z) − log q(z|x): the constants of the two Gaussians cancel.
             log_ratio = 0.5 * (noises.square() - z.square() + log_var[:, None]).sum(2)
-            log_weight = (self._log_likelihood(z, entries) + log_ratio).logsumexp(1)
-            total = log_weight if total is None else torch.logaddexp(total, log_weight)
+            total = torch.logaddexp(total, (self._log_likelihood(z, entries) + log_ratio).logsumexp(1))
         return total - math.log(samples) + log_det
 
     def _log_likelihood(self, z: Tensor, entries: Tensor) -> Tensor:
@@ -220,12 +227,15 @@ def _convolutions(space: Images, channels: tuple[int, ...]) -> tuple[list[nn.Mod
     """Halving convolutions, the doubling ones that undo their shapes exactly, and the units in between."""
     outside: list[nn.Module] = []
     inside: list[nn.Module] = []
-    before, size = space.channels, (space.height, space.width)
+    before, height, width = space.shape
     for after in channels:
         outside += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.SiLU()]
-        # ⌈n / 2⌉ becomes n again: one more row or column for an even n.
-        even = tuple(1 - n % 2 for n in size)
-        up = nn.ConvTranspose2d(after, before, 3, stride=2, padding=1, output_padding=even)
-        inside = [nn.SiLU(), up, *inside]
-        before, size = after, tuple((n + 1) // 2 for n in size)
-    return [*outside, nn.Flatten()], [nn.Unflatten(1, (before, *size)), *inside], before * size[0] * size[1]
+        # ⌈n / 2⌉ becomes n again: an even n needs one more row or column.
+        even = (1 - height % 2, 1 - width % 2)
+        inside = [
+            nn.SiLU(),
+            nn.ConvTranspose2d(after, before, 3, stride=2, padding=1, output_padding=even),
+            *inside,
+        ]
+        before, height, width = after, (height + 1) // 2, (width + 1) // 2
+    return [*outside, nn.Flatten()], [nn.Unflatten(1, (before, height, width)), *inside], before * height * width
