@@ -61,7 +61,7 @@ def test_masses_sum_to_one(space: Images | Tokens, joint: bool) -> None:
 @pytest.mark.parametrize("joint", [True, False])
 def test_density_integrates_to_one(joint: bool) -> None:
     model = fitted(table(300), joint=joint, bins=8)
-    assert mass(model, 3.5, 800).item() == pytest.approx(1, abs=1e-2)
+    assert mass(model, 3.5, 960).item() == pytest.approx(1, abs=1e-2)
 
 
 def test_held_out_points_beyond_the_range_have_a_density() -> None:
