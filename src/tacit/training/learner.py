@@ -160,6 +160,8 @@ def _optimiser(group: dict[str, Any], recipe: Recipe) -> torch.optim.Optimizer:
         "fused": True,
     } | {key: value for key, value in group.items() if key != "params"}
     settings = {key: value for key, value in wanted.items() if key in accepted}
+    if not settings.get("weight_decay"):
+        return cls(group["params"], **settings)
     decayed = [p for p in group["params"] if p.ndim >= 2]
     spared = [p for p in group["params"] if p.ndim < 2]
     groups = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]

@@ -68,6 +68,7 @@ class Loop:
         self.pictures_drawn = 0
         self.log_bytes = 0
         self.leads = distributed.rank() == 0
+        self.draws = self.leads and isinstance(model, Samples)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -207,9 +208,7 @@ class Loop:
         return self.plan.patience is not None and self.stale >= self.plan.patience
 
     def _picture_due(self, fraction: float, idle: float, cost: float) -> bool:
-        if not self.leads or not isinstance(self.model, Samples):
-            return False
-        return int(fraction * self.plan.pictures) > self.pictures_drawn and idle >= 20 * cost
+        return self.draws and int(fraction * self.plan.pictures) > self.pictures_drawn and idle >= 20 * cost
 
     def _draw(self) -> None:
         reseed(self.plan.seed, "picture", 0)
