@@ -38,6 +38,9 @@ from tacit.spaces import Tokens
 # The most centres that are learnt together, and noise words that they share, where there is no kernel.
 _BLOCK = 64
 
+# Words that are counted at once: a text on disk may be larger than memory.
+_COUNTED = 2**24
+
 
 class Blocks(NamedTuple):
     """Centres cut into blocks, the text around each block, and the noise words that a block shares.
@@ -73,7 +76,7 @@ class Word2Vec(Model):
     """
 
     spaces = (Tokens,)
-    recipe = Recipe(batch_size=128)
+    recipe = Recipe(batch_size=512)  # windows of 16 words: the learning rate falls every 8192 words
 
     space: Tokens
     keep: Tensor
@@ -123,7 +126,9 @@ class Word2Vec(Model):
         Raises:
             DataError: no word occurs `min_count` times.
         """
-        counts = torch.bincount(data.x.long().cpu(), minlength=self.space.vocabulary).double()
+        counts = torch.zeros(self.space.vocabulary, dtype=torch.float64)
+        for part in data.x.split(_COUNTED):
+            counts += torch.bincount(part.cpu().long(), minlength=self.space.vocabulary)
         known = counts >= self.min_count
         if not known.any():
             raise DataError(
