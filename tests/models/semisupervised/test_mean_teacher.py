@@ -182,7 +182,7 @@ def test_labels_are_asked_for_in_one_sentence():
 )
 def test_images_of_any_form(space: Images):
     torch.manual_seed(0)
-    model = MeanTeacher(space, classes=3, channels=4)
+    model = MeanTeacher(space, classes=3, width=4)
     x = torch.randint(space.levels, (12, *space.shape), dtype=torch.uint8)
     batch = Batch(x, torch.arange(12), torch.arange(12) % 4 - 1)
     model.loss(batch).total.backward()
@@ -190,8 +190,8 @@ def test_images_of_any_form(space: Images):
     model.eval()
     probability = model.classify(x)
     assert probability.shape == (12, 3) and torch.allclose(probability.sum(1), torch.ones(12))
-    assert model.embed(x).shape == (12, 16)
-    other = MeanTeacher(space, classes=3, channels=4).eval()
+    assert model.embed(x).shape == (12, model.student.output.in_features)
+    other = MeanTeacher(space, classes=3, width=4).eval()
     other.load_state_dict(model.state_dict())
     assert torch.equal(other.classify(x), probability)
 

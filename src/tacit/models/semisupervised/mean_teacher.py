@@ -37,49 +37,37 @@ from tacit.model import Batch, Losses, Model, Progress, Recipe
 from tacit.nn import noise
 from tacit.nn.augment import Augment
 from tacit.nn.bijections import Standardise, adapt_to
+from tacit.nn.encoders import ConvEncoder, stages_for
 from tacit.spaces import Images, Vectors
 
 
 class ImageEncoder(nn.Sequential):
-    """Images in [0, 1] -> features (batch, 4 × channels): the paper's net (appendix B) made small.
+    """Images in [0, 1] -> features (batch, size): a convolutional encoder, the average over its map, dropout."""
 
-    At full, half and quarter size two 3×3 convolutions with batch normalisation and LeakyReLU(0.1), between them
-    max-pooling (an odd side is rounded up) and dropout, and in the end an average over the image.
-    """
-
-    def __init__(self, space: Images, channels: int, dropout: float):
-        maps = (space.channels, channels, 2 * channels, 4 * channels)
-        layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(maps):
-            layers += [self._convolution(inputs, outputs), self._convolution(outputs, outputs)]
-            if outputs != maps[-1]:
-                layers += [nn.MaxPool2d(2, ceil_mode=True), nn.Dropout2d(dropout)]
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-    @staticmethod
-    def _convolution(inputs: int, outputs: int) -> nn.Module:
-        return nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1)
-        )
+    def __init__(self, space: Images, width: int, dropout: float):
+        encoder = ConvEncoder(space.channels, width=width, stages=stages_for(space.height, space.width))
+        super().__init__(encoder, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout))
+        self.size = encoder.widths[-1]
 
 
 class VectorEncoder(nn.Sequential):
-    """Standardised rows (batch, features) -> (batch, hidden): two hidden layers."""
+    """Standardised rows (batch, features) -> (batch, size): two hidden layers."""
 
     def __init__(self, space: Vectors, hidden: int, dropout: float):
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise((space.features, hidden, hidden)):
             layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(), nn.Dropout(dropout)]
         super().__init__(*layers)
+        self.size = hidden
 
 
 class Classifier(nn.Module):
     """An encoder and a linear output: observations -> logits (batch, classes)."""
 
-    def __init__(self, encoder: nn.Module, features: int, classes: int):
+    def __init__(self, encoder: ImageEncoder | VectorEncoder, classes: int):
         super().__init__()
         self.encoder = encoder
-        self.output = nn.Linear(features, classes)
+        self.output = nn.Linear(encoder.size, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.output(self.encoder(x))
@@ -95,9 +83,9 @@ class MeanTeacher(Model):
         consistency: w, the weight of agreement with the teacher at its highest; 0 is the supervised-only net.
         ramp: fraction of the budget over which the weight grows to its highest.
         decay: α at its highest, of the moving average that is the teacher.
-        channels: feature maps at full size, doubled with each of two halvings; unused for vectors.
+        width: channels of the encoder's first stage, doubled by each stage after it; unused for vectors.
         hidden: width of the hidden layers for vectors; unused for images.
-        dropout: probability of losing a feature (on images, a whole map).
+        dropout: probability of losing a feature.
         shift: largest shift of a view, as a fraction of the image's side; unused for vectors.
         deviation: standard deviation of the noise added to a view: images are in [0, 1], columns have deviation 1.
 
@@ -118,9 +106,9 @@ class MeanTeacher(Model):
         consistency: float = 100.0,
         ramp: float = 0.3,
         decay: float = 0.99,
-        channels: int = 16,
+        width: int = 24,
         hidden: int = 256,
-        dropout: float = 0.2,
+        dropout: float = 0.5,
         shift: float = 0.08,
         deviation: float = 0.15,
     ):
@@ -137,12 +125,11 @@ class MeanTeacher(Model):
         self.deviation = deviation
         if isinstance(space, Images):
             self.view = Augment(levels=space.levels, shift=shift, noise=deviation)
-            encoder: nn.Module = ImageEncoder(space, channels, dropout)
-            features = 4 * channels
+            encoder: ImageEncoder | VectorEncoder = ImageEncoder(space, width, dropout)
         else:
             self.standardise = Standardise(space.features)
-            encoder, features = VectorEncoder(space, hidden, dropout), hidden
-        self.student = Classifier(encoder, features, classes)
+            encoder = VectorEncoder(space, hidden, dropout)
+        self.student = Classifier(encoder, classes)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.progress: Tensor
         self.register_buffer("progress", torch.zeros(()))
