@@ -1,7 +1,7 @@
 """A data set in memory: one tensor in its smallest dtype, batched by indexing.
 
-What does not fit in memory is the same object over a memory-mapped file: `x` is then backed by the disk and indexing
-reads only the rows asked for.
+What does not fit in memory is the same object over a memory-mapped file: `x` then lies on disk (`mapped`), indexing
+reads only the rows asked for, and parts of it are row numbers (`storage.Rows`) and not copies.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tacit.data.storage import Rows
 from tacit.errors import DataError
 from tacit.model import Batch
-from tacit.spaces import Space, Tokens
+from tacit.spaces import Space, Tokens, Vectors
 
 # Parts that the data does not bring are cut by a permutation of this seed, whatever the run's seed: two runs, and a
 # later `evaluate`, see the same held-out rows.
 _SPLIT_SEED = 20260101
+
+# A fingerprint reads this much of the data at most, in stretches of this length.
+_FINGERPRINT_BYTES = 2**26
+_STRETCH_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Dataset:
         vocabulary: the symbols of a `Tokens` stream, by number.
         official: parts that the data itself brings ("test", "valid"); `x` is then its training part.
         source: the arguments of the `load` that read it, so that a run can read it again; None for data made in Python.
+        skipped: names of the files that could not be read and were left out.
+        mapped: whether `x` lies on disk; what is computed from all of `x` then reads all of it: take `observations`.
     """
 
     space: Space
@@ -47,6 +54,8 @@ class Dataset:
     vocabulary: tuple[str, ...] = ()
     official: dict[str, Dataset] = field(default_factory=dict, repr=False)
     source: dict[str, Any] | None = field(default=None, repr=False)
+    skipped: tuple[str, ...] = field(default=(), repr=False)
+    mapped: bool = False
 
     def __post_init__(self) -> None:
         if len(self) < 1:
@@ -70,7 +79,7 @@ class Dataset:
         if isinstance(self.space, Tokens):
             index = index.unsqueeze(-1) + torch.arange(self.space.length, device=index.device)
         rows = self.x[index.to(self.x.device)].to(index.device, non_blocking=True)
-        return rows.long() if isinstance(self.space, Tokens) else rows
+        return rows.to(self.space.torch_dtype)
 
     def batch(self, index: Tensor) -> Batch:
         """The batch of the rows `index` (batch,)."""
@@ -80,12 +89,13 @@ class Dataset:
     def take(self, index: Tensor | slice) -> Dataset:
         """The data set of these rows alone. For a stream, `index` must be a slice of characters."""
         label = None if self.label is None else self.label[index]
-        return replace(self, x=self.x[index], label=label, official={})
+        x = Rows.of(self.x, index) if self.mapped and isinstance(index, Tensor) else self.x[index]
+        return replace(self, x=x, label=label, official={})
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The same data on another device."""
+        """The same data on another device; what lies on disk stays there, and only its batches move."""
         label = None if self.label is None else self.label.to(device)
-        return replace(self, x=self.x.to(device), label=label)
+        return replace(self, x=self.x if self.mapped else self.x.to(device), label=label)
 
     def shuffled(self, size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """One epoch of row numbers in random order, `size` at a time; what is left over waits for the next epoch.
@@ -107,10 +117,15 @@ class Dataset:
         return iter(torch.arange(0, len(self), step).split(size))
 
     def observations(self, most: int | None = None) -> Tensor:
-        """The first `most` observations (all of them by default) as one tensor; a stream as windows end to end."""
+        """`most` observations (all of them by default) as one tensor, in order; a stream as windows end to end.
+
+        They are evenly spaced: files are often sorted by class, and the first rows would then be of one class.
+        """
         step = self.space.length if isinstance(self.space, Tokens) else 1
         index = torch.arange(0, len(self), step)
-        return self[index[:most]]
+        if most is not None and most < len(index):
+            index = index[torch.arange(most) * len(index) // most]
+        return self[index]
 
     def parts(self, held_out: float = 0.1) -> tuple[Dataset, Dataset, Dataset]:
         """(train, valid, test): the official parts where the data brings them, the rest cut from it.
@@ -144,9 +159,17 @@ class Dataset:
         return train, parts["valid"], parts["test"]
 
     def fingerprint(self) -> str:
-        """SHA-256 of the space, shape and contents: of all rows up to 64 MiB, of evenly spaced ones beyond."""
-        rows = self.x.reshape(len(self.x), -1)
-        stride = max(1, rows.numel() * rows.element_size() // 2**26)
-        digest = hashlib.sha256(f"{self.space}{tuple(self.x.shape)}{self.x.dtype}".encode())
-        digest.update(rows[::stride].cpu().contiguous().numpy().tobytes())
+        """SHA-256 of the space, shape and contents: of all rows up to 64 MiB, of evenly spaced stretches beyond.
+
+        It is the same whether the data lies in memory or on disk.
+        """
+        table = isinstance(self.space, Vectors)  # in memory float32, on disk whatever the file holds
+        rows, row_bytes = len(self.x), max(1, self.x[:1].numel() * (4 if table else self.x.element_size()))
+        stretch = rows if rows * row_bytes <= _FINGERPRINT_BYTES else max(1, _STRETCH_BYTES // row_bytes)
+        count = max(1, min(rows, _FINGERPRINT_BYTES // row_bytes) // stretch)
+        digest = hashlib.sha256(f"{self.space}{tuple(self.x.shape)}".encode())
+        for i in range(count):
+            start = i * (rows - stretch) // max(1, count - 1)
+            part = self.x[start : start + stretch]
+            digest.update((part.float() if table else part).cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()

@@ -1,0 +1,141 @@
+"""Data that needs neither files nor network: scikit-learn's digits and photographs, and 2-D toy densities.
+
+The toys are drawn with a fixed seed, so that everyone has the same rows. Their parameters are those of the papers in
+which they are usual: 25 gaussians as in PacGAN (Lin et al. 2018, arXiv:1712.04086: a grid of spacing 2, σ = 0.05);
+8 gaussians, checkerboard and rings as in FFJORD (Grathwohl et al. 2019, arXiv:1810.01367); moons as scikit-learn makes
+them, with σ = 0.1.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tacit.data.dataset import Dataset
+from tacit.data.images import check_size
+from tacit.errors import DataError
+from tacit.spaces import Images, Vectors
+
+_TOY_ROWS = 20_000
+_TOY_SEED = 0
+_PATCH = 32
+
+
+def digits() -> Dataset:
+    """1797 scans of handwritten digits, 8 × 8, in the 17 grey levels they come in (0 to 16)."""
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    x = torch.from_numpy(scans.images.astype(np.uint8))[:, None]
+    names = tuple(map(str, scans.target_names))
+    return Dataset(Images(1, 8, 8, levels=17), x, torch.from_numpy(scans.target.astype(np.int64)), "digits", names)
+
+
+def photographs(*, size: int | tuple[int, int] | None = None, grey: bool = False) -> Dataset:
+    """Two photographs, 427 × 640, cut into patches end to end; the label says from which a patch is.
+
+    Args:
+        size: height and width of a patch, or the side of a square one; 32 by default.
+        grey: one channel instead of three.
+    """
+    from sklearn.datasets import load_sample_images
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pictures = load_sample_images()
+    height, width = check_size(_PATCH if size is None else size)
+    patches = []
+    for picture in pictures.images:
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        if grey:
+            weights = torch.tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)  # ITU-R 601, as Pillow does it
+            pixels = (pixels * weights).sum(0, keepdim=True).round().to(torch.uint8)
+        if height > pixels.shape[1] or width > pixels.shape[2]:
+            raise DataError(
+                f"patches of {height} × {width} do not fit into photographs of 427 × 640: give a smaller size"
+            )
+        tiles = pixels.unfold(1, height, height).unfold(2, width, width)
+        patches.append(tiles.permute(1, 2, 0, 3, 4).reshape(-1, len(pixels), height, width))
+    label = torch.arange(len(patches)).repeat_interleave(torch.tensor([len(part) for part in patches]))
+    names = tuple(name.rpartition("/")[2].partition(".")[0] for name in map(str, pictures.filenames))
+    x = torch.cat(patches).contiguous()
+    return Dataset(Images(*x.shape[1:]), x, label, "photographs", names)
+
+
+def moons() -> Dataset:
+    """Two interleaved half circles."""
+    from sklearn.datasets import make_moons
+
+    x, label = make_moons(_TOY_ROWS, noise=0.1, random_state=_TOY_SEED)
+    return _toy("moons", x, label)
+
+
+def eight_gaussians() -> Dataset:
+    """Eight gaussians on a circle of radius 2√2."""
+    return _mixture("8-gaussians")
+
+
+def twenty_five_gaussians() -> Dataset:
+    """Twenty-five narrow gaussians on a grid."""
+    return _mixture("25-gaussians")
+
+
+def checkerboard() -> Dataset:
+    """The black squares of a 4 × 4 board, [−4, 4]²."""
+    rng = np.random.default_rng(_TOY_SEED)
+    first = rng.random(_TOY_ROWS) * 4 - 2
+    second = rng.random(_TOY_ROWS) - rng.integers(0, 2, _TOY_ROWS) * 2 + np.floor(first) % 2
+    return _toy("checkerboard", 2 * np.stack([first, second], 1))
+
+
+def rings() -> Dataset:
+    """Four concentric circles of radius 0.75, 1.5, 2.25 and 3, σ = 0.08."""
+    rng = np.random.default_rng(_TOY_SEED)
+    label = rng.integers(0, 4, _TOY_ROWS)
+    angle = rng.random(_TOY_ROWS) * 2 * math.pi
+    circle = 0.75 * (label + 1)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    return _toy("rings", circle + 0.08 * rng.standard_normal((_TOY_ROWS, 2)), label)
+
+
+def modes(name: str) -> tuple[Tensor, float]:
+    """The centres (modes, 2) and the σ of a toy that is a mixture of gaussians: "8-gaussians" or "25-gaussians".
+
+    Raises:
+        DataError: the toy is no such mixture.
+    """
+    if name == "8-gaussians":
+        angle = torch.arange(8) * (math.pi / 4)
+        return 2 * math.sqrt(2) * torch.stack([angle.cos(), angle.sin()], 1), 0.5 / math.sqrt(2)
+    if name == "25-gaussians":
+        side = torch.arange(-4.0, 5.0, 2.0)
+        return torch.cartesian_prod(side, side), 0.05
+    raise DataError(f"{name} is no mixture of gaussians: 8-gaussians and 25-gaussians are")
+
+
+def _mixture(name: str) -> Dataset:
+    rng = np.random.default_rng(_TOY_SEED)
+    centres, sigma = modes(name)
+    label = rng.integers(0, len(centres), _TOY_ROWS)
+    return _toy(name, centres.numpy()[label] + sigma * rng.standard_normal((_TOY_ROWS, 2)), label)
+
+
+def _toy(name: str, x: np.ndarray, label: np.ndarray | None = None) -> Dataset:
+    label_of = None if label is None else torch.from_numpy(label.astype(np.int64))
+    names = () if label is None else tuple(str(number) for number in range(int(label.max()) + 1))
+    return Dataset(Vectors(2), torch.from_numpy(x.astype(np.float32)), label_of, name, names)
+
+
+READERS: dict[str, Callable[..., Dataset]] = {
+    "digits": digits,
+    "photographs": photographs,
+    "moons": moons,
+    "8-gaussians": eight_gaussians,
+    "25-gaussians": twenty_five_gaussians,
+    "checkerboard": checkerboard,
+    "rings": rings,
+}
