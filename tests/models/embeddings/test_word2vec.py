@@ -1,7 +1,7 @@
 """Word2vec: the kernel and the blocks against naive loops, and the two distributions against their definitions."""
 
-import builtins
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from scipy.stats import chisquare
 from tacit.data import Dataset
 from tacit.errors import DataError, SpaceError, TacitError
 from tacit.model import Progress
+from tacit.models import embeddings
 from tacit.models.embeddings import _kernel, word2vec
 from tacit.models.embeddings.word2vec import Word2Vec, alias_table
 from tacit.spaces import Images, Tokens
@@ -48,14 +49,9 @@ def learn(model: Word2Vec, data: Dataset, epochs: int, seed: int = 0, size: int 
 @pytest.fixture
 def without_numba(monkeypatch):
     """As on a machine where numba is not installed."""
-    real = builtins.__import__
-
-    def refuse(name, globals=None, locals=None, fromlist=(), level=0):
-        if name == "numba" or (name == "tacit.models.embeddings" and "_kernel" in (fromlist or ())):
-            raise ImportError("no numba")
-        return real(name, globals, locals, fromlist, level)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "tacit.models.embeddings._kernel")
+    monkeypatch.delattr(embeddings, "_kernel")
 
 
 # -- the two distributions --------------------------------------------------------------------------------------------
@@ -352,7 +348,7 @@ def test_windows_are_embedded_as_means_of_their_words():
         model.embed(x[:, :4])
 
 
-def test_saved_and_loaded_it_goes_on_alike(tmp_path):
+def test_saved_and_loaded_it_goes_on_alike():
     data = text()
     model = Word2Vec(data.space, dim=8)
     learn(model, data, 1)
