@@ -69,11 +69,16 @@ def test_permuted_columns_keep_marginals_and_lose_dependence():
     assert standardised[changed].abs().sub(3).abs().max() < 1e-4
 
 
-def test_text_is_shuffled_within_its_window():
-    x = torch.arange(20).repeat(6, 1)
-    spoilt = corruptions(Tokens(20, 20), x)["shuffled symbols"]
-    assert torch.equal(spoilt.sort(1).values, x)
-    assert (spoilt != x).any(1).all()
+def test_text_is_shuffled_within_its_window_or_replaced_in_part():
+    x = torch.arange(20).repeat(50, 1)
+    found = corruptions(Tokens(20, 20), x)
+    shuffled, replaced = found["shuffled symbols"], found["one symbol in five replaced"]
+    assert torch.equal(shuffled.sort(1).values, x)
+    assert (shuffled != x).any(1).all()
+    # A replacement is the same symbol once in twenty.
+    assert 0.15 < (replaced != x).float().mean() < 0.23
+    assert int(replaced.min()) >= 0
+    assert int(replaced.max()) < 20
 
 
 def test_small_spaces_and_unknown_ones():

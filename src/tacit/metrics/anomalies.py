@@ -37,7 +37,7 @@ def corruptions(space: Space, x: Tensor, seed: int = 0) -> dict[str, Tensor]:
     if isinstance(space, Vectors):
         return _vectors(x, generator)
     if isinstance(space, Tokens):
-        return {"shuffled symbols": _permuted(x, generator)}
+        return _tokens(x, space.vocabulary, generator)
     raise SpaceError(f"no corruptions are defined for {space.kind}: use images, vectors or tokens")
 
 
@@ -104,8 +104,11 @@ def _vectors(x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     return found
 
 
-def _permuted(x: Tensor, generator: torch.Generator) -> Tensor:
-    return x.gather(1, torch.rand(x.shape, generator=generator).argsort(1))
+def _tokens(x: Tensor, vocabulary: int, generator: torch.Generator) -> dict[str, Tensor]:
+    order = torch.rand(x.shape, generator=generator).argsort(1)
+    strange = torch.randint(vocabulary, x.shape, generator=generator)
+    replaced = torch.where(torch.rand(x.shape, generator=generator) < 0.2, strange, x)
+    return {"shuffled symbols": x.gather(1, order), "one symbol in five replaced": replaced}
 
 
 def auroc(sound: Tensor, spoilt: Tensor) -> float:

@@ -1,0 +1,372 @@
+"""What a comparison measures of one trained model, and what all its models are measured against.
+
+Every figure carries its standard error where it has one, the number of rows it rests on, and in words what else it
+depends on. A slow model is measured on fewer rows, and says so, instead of holding up the rest.
+"""
+
+from __future__ import annotations
+
+import lzma
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tacit.capabilities import Embeds, HasDensity, Samples
+from tacit.data import Dataset
+from tacit.errors import TrainingError
+from tacit.metrics.anomalies import corruptions, mean_auroc, neighbour_distance
+from tacit.metrics.extractor import extractor_for
+from tacit.metrics.frechet import Support, frechet_distance, jackknife, kernel_distance, sliced_wasserstein, support
+from tacit.metrics.ngrams import ngram_divergence
+from tacit.metrics.probes import knn, linear_probe
+from tacit.model import Model
+from tacit.spaces import Tokens, Vectors
+from tacit.training.plan import reseed
+
+# Most held-out rows that a figure rests on, and most training rows that features are probed with.
+_MOST_ROWS = 2000
+_MOST_PROBED = 3000
+# Fewer drawn or real observations than this say nothing about sample quality.
+_LEAST_ROWS = 32
+# Drawn observations kept to be shown: pictures or texts, and points of a scatter plot.
+_SHOWN, _SHOWN_ROWS = 64, 1000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        value: in the unit of its column.
+        error: standard error; None where the number has none (a count) or it could not be had.
+        count: rows, or drawn observations, that it rests on.
+        note: what else it depends on, in words.
+        values: the number for each row, where it is their mean, so that two models are compared row by row.
+    """
+
+    value: float
+    error: float | None = None
+    count: int | None = None
+    note: str = ""
+    values: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; infinite and missing numbers are null."""
+        numbers = {"value": self.value, "error": self.error}
+        finite = {k: v if v is not None and math.isfinite(v) else None for k, v in numbers.items()}
+        return {**finite, "count": self.count, "note": self.note}
+
+
+Figures = dict[str, Figure]
+
+
+class Judge:
+    """The held-out rows, the extractor, the floors and the corruptions that every model of a comparison meets.
+
+    Args:
+        data: the user's data.
+        folder: where a trained extractor is kept.
+        device: where the extractor runs.
+        seed: of the extractor and of which rows are taken.
+        seconds: the longest the extractor may train.
+    """
+
+    def __init__(self, data: Dataset, folder: Path, *, device: str = "cpu", seed: int = 0, seconds: float = 60.0):
+        self.data, self.seed = data, seed
+        self.space = data.space
+        self.train, valid, test = data.parts()
+        generator = torch.Generator().manual_seed(seed)
+        # Not the first rows: some files are sorted by class.
+        index, other = _rows(test, _MOST_ROWS, generator), _rows(valid, _MOST_ROWS, generator)
+        # As many of each, so that the floor is measured at the very sizes that samples are.
+        self.count = min(len(index), len(other))
+        self.test_index = index[: self.count]
+        self.test, self.test_label = test, test.label
+        self.real = test[self.test_index].cpu()
+        self.held_back = valid[other[: self.count]].cpu()
+        self.train_index = _rows(self.train, _MOST_PROBED, generator)
+        self.corrupted = corruptions(self.space, self.real, seed)
+        self.extractor = None
+        if not isinstance(self.space, Tokens):
+            self.extractor = extractor_for(data, folder, device=device, seed=seed, seconds=seconds)
+            self.real_features = self.extractor(self.real)
+        self._floors: dict[int, Figures] = {}
+
+    @property
+    def extractor_name(self) -> str:
+        """What samples are compared in, in words, with the hash of its weights."""
+        if self.extractor is None:
+            return "the frequencies of pairs of neighbouring symbols"
+        return f"{self.extractor.description}; sha256 {self.extractor.hash()}"
+
+    # -- the row that needs no model ---------------------------------------------------------------------------------
+
+    def baseline(self) -> Figures:
+        """The same columns with no model: a file compressor, other real data as samples, raw values as features."""
+        found: Figures = {}
+        if self.space.levels is not None:
+            raw = self.real.to(torch.uint8 if self.space.levels <= 256 else torch.int32).numpy().tobytes()
+            bits = 8 * len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)) / self.real.numel()
+            found["bits"] = Figure(bits, count=self.count, note="the same rows compressed by xz -9e")
+        found |= self.sample_quality(self.held_back, floor=True)
+        if not isinstance(self.space, Tokens):
+            train = self.train[self.train_index].flatten(1).float()
+            found |= self.feature_quality(train, self.real.flatten(1).float(), "raw values")
+            found |= self._neighbour_anomalies(lambda x: x.flatten(1).float(), train, "raw values")
+        return found
+
+    def floor(self, count: int) -> Figures:
+        """What sample quality other real data reaches where `count` of them are taken for samples."""
+        if count not in self._floors:
+            self._floors[count] = self.sample_quality(self.held_back[:count], floor=True)
+        return self._floors[count]
+
+    # -- samples -----------------------------------------------------------------------------------------------------
+
+    def sample_quality(self, samples: Tensor, floor: bool = False) -> Figures:
+        """How near `samples` are to the held-out rows. `floor` says that they are real themselves."""
+        fakes, reals = len(samples), self.count
+        if min(fakes, reals) < _LEAST_ROWS:
+            return {}
+        note = f"{reals} real, {fakes} {'other real' if floor else 'drawn'}"
+        if self.extractor is None:
+            divergence = ngram_divergence(self.real, samples)
+            error = jackknife(lambda x: ngram_divergence(self.real, x), samples)
+            found = {"ngrams": Figure(divergence, error, fakes, note)}
+            return found | self._over_floor("ngrams", divergence, error, fakes, floor=floor)
+        real, fake = self.real_features, self.extractor(samples)
+        frechet = frechet_distance(real, fake)
+        error = jackknife(lambda x: frechet_distance(real, x), fake)
+        kid, kid_error = kernel_distance(real, fake)
+        found = {
+            "frechet": Figure(frechet, error, fakes, note),
+            "kid": Figure(kid, kid_error, fakes, note),
+            "wasserstein": Figure(sliced_wasserstein(real, fake), None, fakes, note),
+            **_support_figures(support(real, fake, k=3), reals, fakes, note),
+        }
+        return found | self._over_floor("frechet", frechet, error, fakes, floor=floor)
+
+    def _over_floor(self, key: str, value: float, error: float, fakes: int, *, floor: bool) -> Figures:
+        if floor:
+            return {"ratio": Figure(1.0, None, fakes, "the floor itself")}
+        below = self.floor(fakes).get(key)
+        if below is None or below.value <= 0:
+            return {}
+        return {"ratio": Figure(value / below.value, error / below.value, fakes, f"floor {below.value:.3g}")}
+
+    # -- features ----------------------------------------------------------------------------------------------------
+
+    def feature_quality(self, train: Tensor, test: Tensor, layer: str) -> Figures:
+        """k-NN and linear-probe accuracy of features of the probed training rows and of the held-out rows."""
+        if self.train.label is None or self.test_label is None:
+            return {}
+        train_label = self.train.label[self.train_index].cpu()
+        test_label = self.test_label[self.test_index].cpu()[: len(test)]
+        if not (test_label >= 0).any() or len(train_label[train_label >= 0].unique()) < 2:
+            return {}
+        rows = int((test_label >= 0).sum())
+        near = knn(train, train_label, test, test_label, layer=layer)
+        probe = linear_probe(
+            train, train_label, test, test_label, layer=layer, choose_rows=1000, iterations=100, strengths=_STRENGTHS
+        )
+        near_note = f"k = {near.k}, T = {near.temperature}, centred, {near.rows} training rows, {layer}"
+        return {
+            "knn": Figure(near.accuracy, _binomial(near.accuracy, rows), rows, near_note),
+            "probe": Figure(
+                probe.accuracy,
+                _binomial(probe.accuracy, rows),
+                rows,
+                f"logistic regression, C = {probe.strength:g}, {probe.rows} training rows, {layer}",
+            ),
+        }
+
+    # -- anomalies ---------------------------------------------------------------------------------------------------
+
+    def anomalies(self, sound: Tensor, score: Callable[[Tensor], Tensor], note: str) -> Figures:
+        """AUROC of telling each corruption of the first rows from the rows themselves, whose scores are `sound`."""
+        spoilt = {name: score(x[: len(sound)]) for name, x in self.corrupted.items()}
+        if any(not scores.isfinite().all() for scores in (sound, *spoilt.values())):
+            # An observation judged impossible is the most anomalous there is; NaN would be no judgement at all.
+            sound, spoilt = sound.nan_to_num(nan=math.inf), {k: v.nan_to_num(nan=math.inf) for k, v in spoilt.items()}
+        value, error = mean_auroc(sound, spoilt, seed=self.seed)
+        found = {"auroc": Figure(value, error, len(sound), note)}
+        for name, scores in spoilt.items():
+            found[f"auroc: {name}"] = Figure(*mean_auroc(sound, {name: scores}, seed=self.seed), len(sound), note)
+        return found
+
+    def _neighbour_anomalies(self, features: Callable[[Tensor], Tensor], train: Tensor, layer: str) -> Figures:
+        def score(x: Tensor) -> Tensor:
+            return neighbour_distance(train, features(x))
+
+        return self.anomalies(score(self.real), score, f"distance to the 5 nearest training rows in {layer}")
+
+
+_STRENGTHS = (1e-2, 1e-1, 1.0)
+
+
+def _support_figures(found: Support, reals: int, fakes: int, note: str) -> Figures:
+    note = f"{note}, k = 3"
+    return {
+        "precision": Figure(found.precision, _binomial(found.precision, fakes), fakes, note),
+        "recall": Figure(found.recall, _binomial(found.recall, reals), fakes, note),
+        "density": Figure(found.density, None, fakes, note),
+        "coverage": Figure(found.coverage, _binomial(found.coverage, reals), fakes, note),
+    }
+
+
+def _binomial(share: float, rows: int) -> float:
+    return math.sqrt(max(share * (1 - share), 0.25 / rows) / rows)
+
+
+def _rows(data: Dataset, most: int, generator: torch.Generator) -> Tensor:
+    """Numbers of at most `most` rows (windows end to end, for a stream), in random order."""
+    every = torch.cat(list(data.ordered(2**20)))
+    return every[torch.randperm(len(every), generator=generator)[:most]]
+
+
+# -- one model ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Measured:
+    """What was found of one model.
+
+    Attributes:
+        figures: by column.
+        samples: some of what it drew, for the page.
+        troubles: one sentence for each thing that could not be measured.
+    """
+
+    figures: Figures = field(default_factory=dict)
+    samples: Tensor | None = None
+    troubles: list[str] = field(default_factory=list)
+
+
+@torch.no_grad()
+def measure(model: Model, judge: Judge, seconds: float) -> Measured:
+    """Measure every capability of `model`, in about `seconds`; what fails leaves a sentence and the rest stands."""
+    found = Measured()
+    learned = model.state_dict().values() if model.learns_exactly() else model.parameters()
+    found.figures["parameters"] = Figure(sum(tensor.numel() for tensor in learned))
+    density, end = isinstance(model, HasDensity), time.monotonic() + seconds
+    parts: list[tuple[str, Callable[[], None]]] = []
+    if density:
+        parts.append(("density", lambda: _density(model, judge, seconds / 4, found)))
+    if isinstance(model, Embeds):
+        parts.append(("features", lambda: _features(model, judge, found, anomalies=not density)))
+    if isinstance(model, Samples):
+        # Last, with all that is left: the more is drawn, the surer the judgement.
+        parts.append(("samples", lambda: _samples(model, judge, max(seconds / 4, end - time.monotonic()), found)))
+    for what, part in parts:
+        reseed(judge.seed, "measure", what)
+        try:
+            part()
+        except Exception as error:
+            found.troubles.append(f"{what} could not be measured: {sentence(error)}")
+    return found
+
+
+def sentence(error: BaseException) -> str:
+    """An exception as one line; tacit's own messages are written to be that."""
+    from tacit.errors import TacitError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, TacitError):
+        return text
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def _density(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
+    end = time.monotonic() + seconds
+    log_prob = in_time(lambda x: model.log_prob(x.to(model.device)).double().cpu(), judge.real, seconds)
+    used = max(1e-9, time.monotonic() - (end - seconds))
+    dimensions, count = judge.space.dimensions, len(log_prob)
+    bits = -log_prob / (dimensions * math.log(2))
+    note = {"exact": "exact", "bound": "an upper bound", "estimate": "an estimate"}[model.density]
+    if not bits.isfinite().all():
+        found.troubles.append(
+            f"{int((~bits.isfinite()).sum())} of {count} held-out rows have no finite log-probability"
+        )
+    found.figures["bits"] = _mean(bits, note)
+    if isinstance(judge.space, Vectors):
+        found.figures["nats"] = _mean(-log_prob, note)
+    # As many rows as the same time allows for all corruptions together.
+    rows = min(count, max(16, int(count * seconds / used / len(judge.corrupted))))
+    found.figures |= judge.anomalies(
+        -log_prob[:rows],
+        lambda x: torch.cat([-model.log_prob(part.to(model.device)).double().cpu() for part in x.split(256)]),
+        f"−log p(x), {note}",
+    )
+
+
+def _mean(values: Tensor, note: str) -> Figure:
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Figure(float(values.mean()), error, len(values), note, values)
+
+
+def _samples(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
+    drawn: list[Tensor] = []
+    rate, size = 0.0, 16
+    end = time.monotonic() + seconds
+    while (left := judge.count - sum(len(x) for x in drawn)) > 0:
+        size = min(size, left)
+        started = time.monotonic()
+        drawn.append(model.sample(size).cpu())
+        took = max(1e-9, time.monotonic() - started)
+        # The first draw warms up; of the others the best, because a sequential sampler is quicker in large batches.
+        rate = max(rate, size / took) if len(drawn) > 1 else 0.0
+        largest = size
+        # As if twice as many took twice as long, which is the worst that happens.
+        size = min(4 * size, 500)
+        if time.monotonic() + took * size / largest > end and rate:
+            break
+    samples = torch.cat(drawn)
+    judge.space.check(samples)
+    rate = rate or len(samples) / took
+    found.figures["samples_per_second"] = Figure(
+        rate, None, len(samples), f"in batches of up to {max(map(len, drawn))}"
+    )
+    found.samples = samples[:_SHOWN_ROWS] if isinstance(judge.space, Vectors) else samples[:_SHOWN]
+    if not samples.isfinite().all():
+        raise TrainingError("some of its samples are not finite")
+    found.figures |= judge.sample_quality(samples)
+    if len(samples) < _LEAST_ROWS:
+        found.troubles.append(f"only {len(samples)} samples could be drawn in the time, too few to judge them")
+
+
+def _features(model: Any, judge: Judge, found: Measured, *, anomalies: bool) -> None:
+    def embed(x: Tensor) -> Tensor:
+        return torch.cat([model.embed(part.to(model.device)).float().cpu() for part in x.split(256)])
+
+    labelled = judge.train.label is not None
+    if not labelled and not anomalies:
+        return
+    train = embed(judge.train[judge.train_index])
+    test = embed(judge.real)
+    if not (train.isfinite().all() and test.isfinite().all()):
+        raise TrainingError("some of its features are not finite")
+    found.figures |= judge.feature_quality(train, test, f"{train.shape[1]} features")
+    if anomalies:
+        found.figures |= judge._neighbour_anomalies(embed, train, f"its {train.shape[1]} features")
+
+
+def in_time(work: Callable[[Tensor], Tensor], x: Tensor, seconds: float) -> Tensor:
+    """`work` over the rows of `x`, batch by batch, until all are done or `seconds` have passed; at least one batch."""
+    done: list[Tensor] = []
+    start, size, end = 0, 16, time.monotonic() + seconds
+    while start < len(x):
+        started = time.monotonic()
+        part = x[start : start + size]
+        done.append(work(part))
+        start += len(part)
+        took = (time.monotonic() - started) / len(part)
+        size = min(2 * size, 256)
+        if time.monotonic() + took * size > end and start >= 2 * 16:
+            break
+    return torch.cat(done)
