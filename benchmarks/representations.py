@@ -4,7 +4,7 @@ Each is probed alike: cosine k-NN with k = 200, T = 0.07, centred; cosine k-NN w
 logistic regression on standardised features, C chosen on a part of the training rows. The model learns from the
 training part; the probes are fitted on all rows that are not test rows and scored on the test rows, once, at the end.
 
-    python benchmarks/representations.py --models simclr rotation --minutes 25
+    python benchmarks/representations.py --models simclr rotation
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def principal_components(train: Tensor, test: Tensor, count: int) -> list[Tensor
 def main(  # noqa: PLR0917
     models: tuple[str, ...] = ("simclr", "rotation"),
     data: str = "fashion-mnist",
-    minutes: float = 25,
+    epochs: int = 30,
     seed: int = 0,
     threads: int = 1,
     components: int = 100,
@@ -84,7 +84,7 @@ def main(  # noqa: PLR0917
     Args:
         models: names of models that embed.
         data: a labelled set of images that brings its test part.
-        minutes: budget of each model's training.
+        epochs: budget of each model's training.
         seed: of the runs.
         threads: torch's threads.
         components: principal components of that floor.
@@ -111,9 +111,9 @@ def main(  # noqa: PLR0917
             )
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            run = tacit.fit(name, whole, minutes=minutes, seed=seed, out=Path(folder) / name, device="cpu", pictures=0)
+            run = tacit.fit(name, whole, epochs=epochs, seed=seed, out=Path(folder) / name, device="cpu", pictures=0)
             features = [embed_all(run.model, side) for side in (whole, test)]
-        note = f"{minutes:g} minutes of training, {threads} thread(s)"
+        note = f"{epochs} epochs, {threads} thread(s)"
         probe(name, whole, features, layer="embed", seed=seed, started=started, note=note)
 
 
