@@ -96,10 +96,10 @@ def main(  # noqa: PLR0917
     if floors:
         started = time.perf_counter()
         pixels = [side.x.flatten(1).float() / 255 for side in (whole, test)]
-        probe("raw-pixels", whole, pixels, layer="the pixels", seed=seed, started=started)
+        probe("raw-pixels", whole, *pixels, layer="the pixels", seed=seed, started=started)
         started = time.perf_counter()
         reduced = principal_components(*pixels, components)
-        probe("pca", whole, reduced, layer="principal components", seed=seed, started=started)
+        probe("pca", whole, *reduced, layer="principal components", seed=seed, started=started)
     for name in models:
         if floors:
             started = time.perf_counter()
