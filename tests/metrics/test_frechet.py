@@ -152,11 +152,33 @@ def test_sliced_wasserstein_of_sets_of_different_sizes():
     assert sliced_wasserstein(x.repeat_interleave(3, 0), x) == 0
 
 
-def test_jackknife_of_a_mean_is_its_standard_error():
+def test_jackknife_of_a_mean_is_the_mean_and_its_standard_error():
     x = torch.randn(400, 1)
-    expected = float(x.std()) / math.sqrt(400)
-    assert jackknife(lambda y: float(y.mean()), x, groups=400) == pytest.approx(expected, rel=1e-3)
-    assert jackknife(lambda y: float(y.mean()), x) == pytest.approx(expected, rel=0.6)
+    value, error = jackknife(lambda y: float(y.mean()), x, groups=400)
+    assert value == pytest.approx(float(x.mean()), abs=1e-5)
+    assert error == pytest.approx(float(x.std()) / math.sqrt(400), rel=1e-3)
+
+
+def test_jackknife_of_a_biased_variance_is_the_unbiased_one():
+    x = torch.randn(30, 1).double()
+    value, _ = jackknife(lambda y: float(y.var(unbiased=False)), x, groups=30)
+    assert value == pytest.approx(float(x.var()), rel=1e-9)
+
+
+def test_jackknife_makes_frechet_distances_of_unequal_numbers_comparable():
+    real = torch.randn(1500, 20)
+
+    def distance(rows: int) -> tuple[float, float, float]:
+        found = [
+            (fake := 0.7 * torch.randn(rows, 20), *jackknife(lambda y: frechet_distance(real, y), fake))
+            for _ in range(8)
+        ]
+        plain = [frechet_distance(real, fake) for fake, _, _ in found]
+        return float(np.mean(plain)), float(np.mean([f[1] for f in found])), float(np.mean([f[2] for f in found]))
+
+    few, many = distance(60), distance(1200)
+    assert few[0] > 1.2 * many[0]
+    assert few[1] == pytest.approx(many[1], abs=few[2])
 
 
 def test_too_few_rows_are_refused():

@@ -141,10 +141,11 @@ class ClassifierNet(ConvNet):
         return F.relu(super().features(x))
 
     def learn(self, train: Dataset, valid: Dataset, steps: int = 800, seconds: float = 60.0) -> None:
-        """Train with Adam on the labelled rows, for `steps` of 128 rows or until the `seconds` run out."""
+        """Train with Adam on the labelled rows, for `steps` of 128 rows, 40 epochs or the `seconds`, whichever is less."""
         assert train.label is not None
         generator = torch.Generator().manual_seed(self.seed)
         labelled = (train.label.cpu() >= 0).nonzero().squeeze(1)
+        steps = max(1, min(steps, 40 * len(labelled) // 128))
         optimiser = torch.optim.Adam(self.parameters(), lr=3e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
         end = time.monotonic() + seconds

@@ -3,7 +3,7 @@
 Every function takes `real` and `fake`, (rows, features), from any extractor (`metrics/extractor.py`), and works in
 float64. None of them is "FID": that name belongs to one particular Inception network. The numbers depend on the
 extractor and, all but KID, on how many rows each side has, so print both beside them, and the distance between two
-sets of real data of the same sizes: the floor, below which a difference means nothing.
+sets of real data: the floor, below which a difference means nothing.
 
 References
 ----------
@@ -12,6 +12,8 @@ Heusel et al. (2017), GANs trained by a two time-scale update rule converge to a
 Bińkowski et al. (2018), Demystifying MMD GANs, arXiv:1801.01401: KID.
 Kynkäänniemi et al. (2019), Improved precision and recall metric for assessing generative models, arXiv:1904.06991.
 Naeem et al. (2020), Reliable fidelity and diversity metrics for generative models, arXiv:2002.09797: density, coverage.
+Chong & Forsyth (2020), Effectively unbiased FID and Inception score and where to find them, arXiv:1911.07023: the
+    bias in the number of rows, which `jackknife` takes off.
 Rabin et al. (2012), Wasserstein barycenter and its application to texture mixing: sliced Wasserstein.
 """
 
@@ -169,13 +171,20 @@ def _quantiles(x: Tensor, levels: Tensor) -> Tensor:
     return ordered[(levels * len(x)).long().clamp(max=len(x) - 1)]
 
 
-def jackknife(metric: Callable[[Tensor], float], fake: Tensor, groups: int = 10) -> float:
-    """Standard error of `metric(fake)` over the drawing of `fake`, by leaving out one group of rows at a time."""
+def jackknife(metric: Callable[[Tensor], float], fake: Tensor, groups: int = 10) -> tuple[float, float]:
+    """`metric(fake)` freed of its bias in the number of rows, and its standard error over the drawing of `fake`.
+
+    Leaving out one group of rows at a time shows how the metric changes with their number: what falls as 1/rows is
+    taken off (Quenouille). Two models judged on different numbers of samples, as long as these are more than the
+    features, can then be compared; the Fréchet distance itself falls threefold between 80 and 500 rows.
+    """
     groups = min(groups, len(fake))
+    whole = metric(fake)
     if groups < 2:
-        return math.nan
+        return whole, math.nan
     group = torch.arange(len(fake), device=fake.device) % groups
-    return _jackknife_error(torch.tensor([metric(fake[group != g]) for g in range(groups)], dtype=torch.float64))
+    left = torch.tensor([metric(fake[group != g]) for g in range(groups)], dtype=torch.float64)
+    return groups * whole - (groups - 1) * float(left.mean()), _jackknife_error(left)
 
 
 def _jackknife_error(left: Tensor) -> float:

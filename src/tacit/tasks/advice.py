@@ -55,8 +55,8 @@ def advise(rows: list[Row], data: str) -> Advice:
 
 
 def quality_of(rows: list[Row]) -> str:
-    """The column that ranks samples: KID, which is fair between unequal numbers of rows; n-grams for text."""
-    return "kid" if competing(rows, "kid") else "ngrams"
+    """The column that ranks samples: the Fréchet distance of features, or for text the divergence of n-grams."""
+    return "frechet" if competing(rows, "frechet") else "ngrams"
 
 
 def _figure(row: Row, key: str) -> str:
@@ -70,7 +70,7 @@ def _list(words: list[str], joint: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {joint} {words[-1]}"
 
 
-_MEASURE = {"kid": "KID ", "ngrams": "bigrams ", "auroc": "AUROC ", "knn": "k-NN ", "probe": "probe "}
+_MEASURE = {"frechet": "Fréchet ", "ngrams": "bigrams ", "auroc": "AUROC ", "knn": "k-NN ", "probe": "probe "}
 
 
 def _shown(row: Row, key: str) -> str:

@@ -362,4 +362,4 @@ class _Display(contextlib.AbstractContextManager["_Display"]):
         self.console.print(message, markup=False)
 
 
-_SHOWN = ("bits", "kid", "ngrams", "probe", "auroc")
+_SHOWN = ("bits", "frechet", "ngrams", "probe", "auroc")

@@ -96,7 +96,7 @@ class Judge:
         if not isinstance(self.space, Tokens):
             self.extractor = extractor_for(data, folder, device=device, seed=seed, seconds=seconds)
             self.real_features = self.extractor(self.real)
-        self._floors: dict[int, Figures] = {}
+        self.floor = math.nan
 
     @property
     def extractor_name(self) -> str:
@@ -121,44 +121,32 @@ class Judge:
             found |= self._neighbour_anomalies(lambda x: x.flatten(1).float(), train, "raw values")
         return found
 
-    def floor(self, count: int) -> Figures:
-        """What sample quality other real data reaches where `count` of them are taken for samples."""
-        if count not in self._floors:
-            self._floors[count] = self.sample_quality(self.held_back[:count], floor=True)
-        return self._floors[count]
-
-    # -- samples -----------------------------------------------------------------------------------------------------
+    # -- samples ------------------------------------------------------------------------------------------------------
 
     def sample_quality(self, samples: Tensor, floor: bool = False) -> Figures:
-        """How near `samples` are to the held-out rows. `floor` says that they are real themselves."""
-        fakes, reals = len(samples), self.count
-        if min(fakes, reals) < _LEAST_ROWS:
+        """How near `samples` are to the held-out rows; `floor`: they are real themselves, and set the floor."""
+        fakes = len(samples)
+        if min(fakes, self.count) < _LEAST_ROWS:
             return {}
-        note = f"{reals} real, {fakes} {'other real' if floor else 'drawn'}"
+        note = f"{self.count} real, {fakes} {'other real' if floor else 'drawn'}"
         if self.extractor is None:
-            divergence = ngram_divergence(self.real, samples)
-            error = jackknife(lambda x: ngram_divergence(self.real, x), samples)
-            found = {"ngrams": Figure(divergence, error, fakes, note)}
-            return found | self._over_floor("ngrams", divergence, error, fakes, floor=floor)
-        real, fake = self.real_features, self.extractor(samples)
-        frechet = frechet_distance(real, fake)
-        error = jackknife(lambda x: frechet_distance(real, x), fake)
-        kid, kid_error = kernel_distance(real, fake)
+            key, distance, fake = "ngrams", lambda x: ngram_divergence(self.real, x), samples
+        else:
+            key, distance, fake = "frechet", lambda x: frechet_distance(self.real_features, x), self.extractor(samples)
+        value, error = jackknife(distance, fake)
         found = {
-            "frechet": Figure(frechet, error, fakes, note),
-            "kid": Figure(kid, kid_error, fakes, note),
-            "wasserstein": Figure(sliced_wasserstein(real, fake), None, fakes, note),
-            **_support_figures(support(real, fake, k=3), reals, fakes, note),
+            key: Figure(value, error, fakes, f"{note}; {distance(fake):.4g} before the correction for their number")
         }
-        return found | self._over_floor("frechet", frechet, error, fakes, floor=floor)
-
-    def _over_floor(self, key: str, value: float, error: float, fakes: int, *, floor: bool) -> Figures:
         if floor:
-            return {"ratio": Figure(1.0, None, fakes, "the floor itself")}
-        below = self.floor(fakes).get(key)
-        if below is None or below.value <= 0:
-            return {}
-        return {"ratio": Figure(value / below.value, error / below.value, fakes, f"floor {below.value:.3g}")}
+            self.floor = value
+        if self.floor > 0:
+            found["ratio"] = Figure(value / self.floor, error / self.floor, fakes, f"floor {self.floor:.4g}; {note}")
+        if self.extractor is not None:
+            real = self.real_features
+            found["kid"] = Figure(*kernel_distance(real, fake), fakes, note)
+            found["wasserstein"] = Figure(sliced_wasserstein(real, fake), None, fakes, note)
+            found |= _support_figures(support(real, fake, k=3), self.count, fakes, note)
+        return found
 
     # -- features ----------------------------------------------------------------------------------------------------
 

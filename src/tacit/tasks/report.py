@@ -17,7 +17,6 @@ from torch import Tensor
 from tacit import __version__
 from tacit.data import Dataset
 from tacit.spaces import Images, Tokens, Vectors
-from tacit.tasks.advice import quality_of
 from tacit.tasks.table import BASELINE, COLUMN, Column, Row, columns_of, competing, density_mark, marks
 from tacit.training import pictures
 
@@ -205,7 +204,7 @@ def _gallery(found: Comparison, data: Dataset, real: Tensor | None) -> str:
     return "".join(figures)
 
 
-_CAPTIONS = {"kid": "KID", "ngrams": "bigrams", "samples_per_second": "samples/s"}
+_CAPTIONS = {"frechet": "Fréchet", "ngrams": "bigrams", "samples_per_second": "samples/s"}
 
 
 def _figure(samples: Tensor | None, real: Tensor, data: Dataset, name: str, note: str) -> str:
@@ -267,20 +266,18 @@ def _raster(figure: Figure) -> Image.Image:
 
 
 def _plot_section(rows: list[Row]) -> str:
-    quality = quality_of(rows)
-    both = [row for row in competing(rows, "bits") if row in competing(rows, quality)]
+    both = [row for row in competing(rows, "bits") if row in competing(rows, "ratio")]
     if len(both) < 2:
         return ""
-    floor = next((row.figures.get(quality) for row in rows if row.model == BASELINE), None)
     return (
         '<section aria-labelledby="plot"><h2 id="plot">Density against samples</h2>'
         '<p class="quiet">Models with both: to the left they describe the data better, to the bottom they draw better '
         "samples. The dotted line is what real data reaches; a ring is a bound or an estimate.</p>"
-        f'<figure class="plot">{_plot(both, quality, None if floor is None else floor.value)}</figure></section>'
+        f'<figure class="plot">{_plot(both)}</figure></section>'
     )
 
 
-def _plot(rows: list[Row], quality: str, floor: float | None) -> str:
+def _plot(rows: list[Row]) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -297,19 +294,18 @@ def _plot(rows: list[Row], quality: str, floor: float | None) -> str:
     with mpl.rc_context(style):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         plot = figure.add_subplot()
-        if quality == "kid":  # around 0 for real data, and orders of magnitude above it for poor samples
-            plot.set_yscale("symlog", linthresh=0.1)
-        if floor is not None:
-            plot.axhline(floor, color=_INK, linewidth=0.8, linestyle=":")
+        # Corrected for the number of rows, the distance of a good model may come out below the floor, or below 0.
+        plot.set_yscale("symlog", linthresh=1.0)
+        plot.axhline(1.0, color=_INK, linewidth=0.8, linestyle=":")
         for row in rows:
-            x, y = row.figures["bits"], row.figures[quality]
+            x, y = row.figures["bits"], row.figures["ratio"]
             fill = "#1f9d73" if x.note == "exact" else "none"
             plot.errorbar(x.value, y.value, yerr=y.error, xerr=x.error, color="#1f9d73", linewidth=1)
             plot.plot(x.value, y.value, "o", markersize=8, color="#1f9d73", markerfacecolor=fill)
             plot.annotate(row.model, (x.value, y.value), xytext=(8, 4), textcoords="offset points")
         plot.margins(x=0.15, y=0.15)
         plot.set_xlabel("bits per dimension of held-out data")
-        plot.set_ylabel(f"{COLUMN[quality].heading} of samples")
+        plot.set_ylabel("distance of samples, × floor")
         plot.spines[["top", "right"]].set_visible(False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -68,10 +68,10 @@ COLUMNS = (
         "Fréchet",
         "features²",
         "lower",
-        "Fréchet distance between Gaussians fitted to the features of drawn and held-out rows. It falls as they grow "
-        "in number: compare it at equal numbers, and with the floor in the first row.",
+        "Squared Fréchet distance between Gaussians fitted to the features of drawn and of held-out rows, corrected "
+        "for the number of drawn rows by the jackknife. Not the FID of papers, which belongs to another extractor.",
     ),
-    Column("ratio", "× floor", "", "lower", "The distance over that between two sets of real rows as large."),
+    Column("ratio", "× floor", "", "lower", "That distance over the floor: the one between two real sets."),
     Column(
         "kid",
         "KID",
@@ -199,7 +199,7 @@ def columns_of(rows: list[Row]) -> list[Column]:
 
 
 # Biased by the number of drawn rows: only models that were judged on as many compete.
-_SIZED = ("frechet", "ratio", "wasserstein", "precision", "recall", "density", "coverage")
+_SIZED = ("wasserstein", "precision", "recall", "density", "coverage")
 
 
 def competing(rows: list[Row], key: str) -> list[Row]:
