@@ -28,7 +28,7 @@ _TARGETS = {("simclr", "linear-probe"): 87.5, ("simclr", "knn-200"): 82.9, ("rot
 
 
 def probe(
-    name: str, data: Dataset, train: Tensor, test: Tensor, *, layer: str, seed: int, started: float, note: str
+    name: str, data: Dataset, train: Tensor, test: Tensor, *, layer: str, seed: int, started: float, note: str = ""
 ) -> None:
     """Record the three figures of the features `train` and `test`, (rows, features)."""
     sides = (train, data.label, test, data.official["test"].label)

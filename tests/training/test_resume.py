@@ -76,7 +76,7 @@ def test_killed_at_a_random_step_and_resumed_it_is_as_if_never_interrupted(model
     process = start(model, killed, MODELS[model])
     wait_for_step(killed, random.Random(model).randint(5, STEPS - 15))
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert Run(killed).record["status"] == "running"
     stopped_at = newest(killed)[1]["step"]
     assert stopped_at < STEPS

@@ -168,9 +168,9 @@ class Loop:
         if self.step % self.plan.log_every and fraction < 1.0:
             return
         count = (self.step - 1) % self.plan.log_every + 1
-        means = [value.clone() / count for value in self.sums.values()]
+        means = [self.sums[name] / count for name in sorted(self.sums)]
         distributed.average(means)
-        self._write({name: value.item() for name, value in zip(self.sums, means, strict=True)}, fraction)
+        self._write({name: value.item() for name, value in zip(sorted(self.sums), means, strict=True)}, fraction)
         self.sums = {}
 
     def _write(self, values: dict[str, float], fraction: float) -> None:
