@@ -139,11 +139,16 @@ class Learner:
         for mine, name in zip(self.average, self.averaged, strict=False):
             mine.copy_(parts["average"][name])
         for player, optimiser in self.optimisers.items():
+            parameters = [p for group in optimiser.param_groups for p in group["params"]]
             state: dict[int, dict[str, Tensor]] = {}
             for key, value in parts.get("optimiser", {}).items():
                 owner, i, name = key.rsplit(".", 2)
-                if owner == player:
-                    state.setdefault(int(i), {})[name] = value
+                if owner != player:
+                    continue
+                if value.shape == parameters[int(i)].shape:
+                    # Fused kernels walk memory: a moment must lie as its parameter does, channels last or not.
+                    value = torch.empty_like(parameters[int(i)]).copy_(value)
+                state.setdefault(int(i), {})[name] = value
             optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
