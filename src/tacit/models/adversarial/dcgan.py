@@ -86,9 +86,12 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images in [−1, 1], (batch, channels, height, width) -> logits, (batch,)."""
+    """Images in [−1, 1], (batch, channels, height, width) -> logits, (batch,).
 
-    def __init__(self, space: Images, channels: int, normalise: Normalisation = nn.BatchNorm2d):
+    `offset` is whether the output has a bias: a critic of which only differences matter could not learn one.
+    """
+
+    def __init__(self, space: Images, channels: int, normalise: Normalisation = nn.BatchNorm2d, *, offset: bool = True):
         super().__init__()
         sizes, maps = pyramid(space, channels)
         biased = normalise is nn.Identity
@@ -100,7 +103,7 @@ class Discriminator(nn.Module):
             )
             for k in range(len(maps) - 1)
         )
-        self.output = nn.Linear(maps[-1] * math.prod(sizes[-1]), 1)
+        self.output = nn.Linear(maps[-1] * math.prod(sizes[-1]), 1, bias=offset)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -175,7 +178,7 @@ class DCGAN(Model):
 
     def generator_loss(self, count: int) -> Losses:
         """L_G on `count` fakes."""
-        return Losses(generator=told_as_real(self.discriminator(self.generator(self.noise(count)))))
+        return Losses(told_as_real(self.discriminator(self.generator(self.noise(count)))))
 
     def noise(self, count: int, temperature: float = 1.0) -> Tensor:
         """z, (count, latent), uniform on [−temperature, temperature]."""

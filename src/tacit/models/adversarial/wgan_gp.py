@@ -1,4 +1,4 @@
-"""Wasserstein GAN with gradient penalty: a critic whose slope is held at one, five critic steps a generator step.
+"""Wasserstein GAN with gradient penalty: a critic held to slope one, stepped five times a turn.
 
 The critic D estimates how far the generator's distribution is from the data's (in the Wasserstein-1 distance), which it
 can as long as it is 1-Lipschitz; a penalty on its slope between pairs of real and generated points keeps it near that:
@@ -46,12 +46,12 @@ def hidden_layers(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
 
 
 class Critic(nn.Module):
-    """Rows (batch, features) -> their values (batch,)."""
+    """Rows (batch, features) -> their values (batch,), of which only differences matter."""
 
     def __init__(self, features: int, hidden: tuple[int, ...]):
         super().__init__()
         self.features = hidden_layers(features, hidden)
-        self.output = nn.Linear((features, *hidden)[-1], 1)
+        self.output = nn.Linear((features, *hidden)[-1], 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.output(self.features(x)).squeeze(1)
@@ -92,7 +92,7 @@ class WGANGP(Model):
         self.penalty = penalty
         if isinstance(space, Images):
             self.generator: nn.Module = Generator(space, latent, channels, nn.Identity)
-            self.critic: Discriminator | Critic = Discriminator(space, channels, nn.Identity)
+            self.critic: Discriminator | Critic = Discriminator(space, channels, nn.Identity, offset=False)
         else:
             self.standardise = Standardise(space.features)
             self.generator = nn.Sequential(
@@ -139,7 +139,7 @@ class WGANGP(Model):
 
     def generator_loss(self, count: int) -> Losses:
         """L_G on `count` fakes."""
-        return Losses(generator=-self.critic(self.generator(self.noise(count))).mean())
+        return Losses(-self.critic(self.generator(self.noise(count))).mean())
 
     def noise(self, count: int, temperature: float = 1.0) -> Tensor:
         """z, (count, latent), normal with standard deviation `temperature`."""
