@@ -189,7 +189,8 @@ def argument_help(docstring: str, name: str) -> str:
     """What the `Args:` section of a docstring says about one argument, on one line."""
     lines, found = docstring.partition("Args:")[2].splitlines(), []
     for line in lines:
-        if found and (not line.strip() or line.strip().partition(":")[0].isidentifier()):
+        key, colon, _ = line.strip().partition(":")
+        if found and (not line.strip() or (colon and key.isidentifier())):
             break
         if found or line.strip().startswith(f"{name}:"):
             found.append(line.strip())

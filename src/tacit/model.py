@@ -117,7 +117,9 @@ class Model(nn.Module):
 
             name, able = catalogue.name_of(type(self)), catalogue.names_taking(space.kind)
             takes = " or ".join(kind.kind for kind in self.spaces)
-            raise SpaceError(f"{name} takes {takes}, not {space.kind}; models that take {space.kind} are {', '.join(able)}")
+            raise SpaceError(
+                f"{name} takes {takes}, not {space.kind}; models that take {space.kind} are {', '.join(able)}"
+            )
         self.space = space
 
     # -- learning: most models write `loss` and nothing else --------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -16,14 +15,13 @@ from tacit.model import Model
 from tacit.tasks.run import Run
 
 
-def embed(run: Path, data: str, *, out: Path | None = None, **options: Any) -> Path:
+def embed(run: Path, data: str | Dataset, *, out: Path | None = None) -> Path:
     """Write the features of every row of `data` as one .npy array, (rows, features).
 
     Args:
         run: the run folder.
-        data: a path or a name, of the kind the model was fitted on.
+        data: a path, a name or a `Dataset`, of the kind the model was fitted on.
         out: the file to write; RUN/embeddings-DATA.npy by default.
-        options: how to read the data (`tacit data` lists them).
 
     Returns:
         The file.
@@ -34,7 +32,7 @@ def embed(run: Path, data: str, *, out: Path | None = None, **options: Any) -> P
     """
     found = Run(run)
     require(found.model, "embed", "embed")
-    dataset = load(data, **options)
+    dataset = load(data) if isinstance(data, str) else data
     path = out or found.path / f"embeddings-{dataset.name.replace('/', '-')}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, features(found.model, dataset).numpy())

@@ -59,22 +59,21 @@ class Evaluation:
 
 
 def evaluate(
-    run: Path, data: str | None = None, *, rows: int | None = None, json: bool = False, **options: Any
+    run: Path, data: str | Dataset | None = None, *, rows: int | None = None, json: bool = False
 ) -> Evaluation:
     """Bits per dimension, classification accuracy and probe accuracy on held-out data, as far as the model has them.
 
     Args:
         run: the run folder.
-        data: a path or a name; by default the test part of the data the run was fitted on.
+        data: a path, a name or a `Dataset`; by default the test part of the data the run was fitted on.
         rows: measure the likelihood of this many rows at most.
         json: print JSON instead of a table.
-        options: how to read the data (`tacit data` lists them).
 
     Raises:
         CapabilityError: there is nothing about this model that evaluate can measure.
     """
     found = Run(run)
-    given = None if data is None else load(data, **options)
+    given = load(data) if isinstance(data, str) else data
     measured = measure(found, given, rows=rows)
     console = Console()
     if json:
@@ -159,13 +158,10 @@ def _probes(model: Model, train: Dataset, test: Dataset) -> dict[str, Any]:
 def _table(measured: Evaluation) -> Table:
     table = Table(title=f"{measured.model} on {measured.data}", show_header=False)
     if (density := measured.likelihood) is not None:
-        label = {"exact": "", "bound": " (a bound: the true value is no higher)", "estimate": " (an estimate)"}[
-            found.kind
-        ]
-        table.add_row("bits per dimension", f"{density.bits_per_dimension:.4f}{label}")
-        table.add_row(
-            "nats an observation", f"{density.nats:.3f} ± {density.standard_error:.3f} on {density.rows} rows"
-        )
+        kinds = {"exact": "", "bound": " (a bound: the true value is no higher)", "estimate": " (an estimate)"}
+        table.add_row("bits per dimension", f"{density.bits_per_dimension:.4f}{kinds[density.kind]}")
+        nats = f"{density.nats:.3f} ± {density.standard_error:.3f} on {density.rows} rows"
+        table.add_row("nats an observation", nats)
     if measured.accuracy is not None:
         table.add_row("classification accuracy", f"{measured.accuracy:.2%}")
     for layer, found in (measured.probes or {}).items():
