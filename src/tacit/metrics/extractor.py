@@ -141,7 +141,7 @@ class ClassifierNet(ConvNet):
         return F.relu(super().features(x))
 
     def learn(self, train: Dataset, valid: Dataset, steps: int = 800, seconds: float = 60.0) -> None:
-        """Train with Adam on the labelled rows, for `steps` of 128 rows, 40 epochs or the `seconds`, whichever is less."""
+        """Train with Adam on the labelled rows: `steps` of 128 rows, 40 epochs or `seconds`, whichever is least."""
         assert train.label is not None
         generator = torch.Generator().manual_seed(self.seed)
         labelled = (train.label.cpu() >= 0).nonzero().squeeze(1)

@@ -135,10 +135,10 @@ def _rule(claim: str, rows: list[Row], key: str, chosen: list[Row], what: str) -
 def _density_rule(rows: list[Row]) -> Rule:
     mine = [row for row in rows if row.family == "autoregressive" and not row.exact]
     rule = _rule("For density alone, take an autoregressive model.", rows, "bits", mine, "density")
-    bounds = [row.model for row in competing(rows, "bits") if row.figures["bits"].note == "an upper bound"]
+    bounds = [row for row in competing(rows, "bits") if row.figures["bits"].note == "an upper bound"]
     if rule.verdict == "held" and bounds:
-        caution = f" Known by a bound only, and perhaps better than it: {_list(bounds)}."
-        return Rule(rule.claim, rule.verdict, rule.evidence + caution)
+        names = _list([_shown(row, "bits") for row in bounds])
+        return Rule(rule.claim, rule.verdict, f"{rule.evidence} Bounds, behind which may be better values: {names}.")
     return rule
 
 

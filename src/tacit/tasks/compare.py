@@ -17,7 +17,7 @@ from tacit import catalogue
 from tacit.catalogue import Entry
 from tacit.data import Dataset, load
 from tacit.errors import SpaceError, TacitError
-from tacit.spaces import Tokens
+from tacit.spaces import Images, Space, Tokens, Vectors
 from tacit.tasks.advice import Advice, advise
 from tacit.tasks.fit import fit
 from tacit.tasks.measure import Figure, Judge, measure, sentence
@@ -38,7 +38,8 @@ class Comparison:
 
     Attributes:
         data: the data's name.
-        space: what one observation is.
+        space: what one observation is, as run records have it.
+        kind: the same in words.
         fingerprint: of the data.
         sizes: rows of the training, validation and test parts.
         minutes: the budget.
@@ -55,7 +56,8 @@ class Comparison:
     """
 
     data: str
-    space: str
+    space: dict[str, Any]
+    kind: str
     fingerprint: str
     sizes: tuple[int, int, int]
     minutes: float
@@ -122,7 +124,8 @@ def compare(
     sizes = tuple(len(part) for part in dataset.parts())
     found = Comparison(
         data=dataset.name,
-        space=str(dataset.space),
+        space=dataset.space.to_dict(),
+        kind=_described(dataset.space),
         fingerprint=dataset.fingerprint(),
         sizes=sizes,  # type: ignore[arg-type]
         minutes=minutes,
@@ -140,6 +143,17 @@ def compare(
     found.seconds = round(time.monotonic() - started, 1)
     _finish(work, json)
     return found
+
+
+def _described(space: Space) -> str:
+    if isinstance(space, Images):
+        channels = {1: "grey ", 3: "colour "}.get(space.channels, f"{space.channels}-channel ")
+        return f"{channels}images of {space.height} × {space.width} pixels and {space.levels} levels"
+    if isinstance(space, Vectors):
+        return f"rows of {space.features} numbers"
+    if isinstance(space, Tokens):
+        return f"windows of {space.length} of {space.vocabulary} symbols"
+    return str(space)
 
 
 def _words(given: tuple[str, ...] | str) -> list[str]:

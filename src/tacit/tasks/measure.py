@@ -300,20 +300,18 @@ def _mean(values: Tensor, note: str) -> Figure:
 
 def _samples(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
     drawn: list[Tensor] = []
-    rate, size = 0.0, 16
-    end = time.monotonic() + seconds
-    while (left := judge.count - sum(len(x) for x in drawn)) > 0:
-        size = min(size, left)
+    rate, size, end = 0.0, 16, time.monotonic() + seconds
+    while (left := judge.count - sum(map(len, drawn))) > 0:
         started = time.monotonic()
-        drawn.append(model.sample(size).cpu())
-        took = max(1e-9, time.monotonic() - started)
+        drawn.append(model.sample(min(size, left)).cpu())
+        now = time.monotonic()
+        took = max(1e-9, now - started) / len(drawn[-1])
         # The first draw warms up; of the others the best, because a sequential sampler is quicker in large batches.
-        rate = max(rate, size / took) if len(drawn) > 1 else 0.0
-        largest = size
-        # As if twice as many took twice as long, which is the worst that happens.
-        size = min(4 * size, 500)
-        if time.monotonic() + took * size / largest > end and rate:
+        rate = max(rate, 1 / took) if len(drawn) > 1 else 0.0
+        if now > end and sum(map(len, drawn)) >= _LEAST_ROWS:
             break
+        # As if each took as long as in the last draw, which is the worst that happens.
+        size = int(min(4 * size, 500, max(16, (end - now) / took)))
     samples = torch.cat(drawn)
     judge.space.check(samples)
     rate = rate or len(samples) / took
@@ -355,6 +353,6 @@ def in_time(work: Callable[[Tensor], Tensor], x: Tensor, seconds: float) -> Tens
         start += len(part)
         took = (time.monotonic() - started) / len(part)
         size = min(2 * size, 256)
-        if time.monotonic() + took * size > end and start >= 2 * 16:
+        if time.monotonic() + took * size > end:
             break
     return torch.cat(done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from html import escape
 from pathlib import Path
 from string import Template
@@ -63,7 +64,7 @@ def _facts(found: Comparison) -> str:
     train, valid, test = found.sizes
     count = sum(row.status == "measured" for row in found.rows if row.model != BASELINE)
     return (
-        f"{count} models on {found.space}: {train:,} rows to learn from, {valid:,} to validate and {test:,} held out. "
+        f"{count} models on {found.kind}: {train:,} rows to learn from, {valid:,} to validate and {test:,} held out. "
         f"{found.training_seconds:g} seconds of training for each model that learns by steps; "
         f"{found.seconds / 60:.1f} minutes in all."
     )
@@ -115,11 +116,11 @@ def _head(columns: list[Column]) -> str:
     cells = ['<th scope="col" data-first="ascending"><button type="button">model</button></th>']
     for column in columns:
         first = "descending" if column.better == "higher" else "ascending"
-        arrow = {"lower": "lower is better", "higher": "higher is better", None: ""}[column.better]
+        sense = {"lower": "↓ better", "higher": "↑ better", None: ""}[column.better]
         cells.append(
             f'<th scope="col" data-first="{first}"><button type="button" title="{escape(column.meaning)}">'
-            f"{escape(column.heading)}</button><small>{escape(column.unit)}</small>"
-            f"<small>{arrow}</small></th>"
+            f"{escape(column.heading)}</button><small>{escape(column.unit) or '&nbsp;'}</small>"
+            f"<small>{sense}</small></th>"
         )
     return f"<thead><tr>{''.join(cells)}</tr></thead>"
 
@@ -297,13 +298,15 @@ def _plot(rows: list[Row]) -> str:
         # Corrected for the number of rows, the distance of a good model may come out below the floor, or below 0.
         plot.set_yscale("symlog", linthresh=1.0)
         plot.axhline(1.0, color=_INK, linewidth=0.8, linestyle=":")
-        for row in rows:
+        for i, row in enumerate(sorted(rows, key=lambda row: row.figures["ratio"].value)):
             x, y = row.figures["bits"], row.figures["ratio"]
             fill = "#1f9d73" if x.note == "exact" else "none"
             plot.errorbar(x.value, y.value, yerr=y.error, xerr=x.error, color="#1f9d73", linewidth=1)
             plot.plot(x.value, y.value, "o", markersize=8, color="#1f9d73", markerfacecolor=fill)
-            plot.annotate(row.model, (x.value, y.value), xytext=(8, 4), textcoords="offset points")
-        plot.margins(x=0.15, y=0.15)
+            # Neighbours in height get their names on opposite sides.
+            side = {"xytext": (9, -3), "ha": "left"} if i % 2 else {"xytext": (-9, -3), "ha": "right"}
+            plot.annotate(row.model, (x.value, y.value), textcoords="offset points", **side)
+        plot.margins(x=0.25, y=0.15)
         plot.set_xlabel("bits per dimension of held-out data")
         plot.set_ylabel("distance of samples, × floor")
         plot.spines[["top", "right"]].set_visible(False)
@@ -311,6 +314,7 @@ def _plot(rows: list[Row]) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     drawn = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    drawn = re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawn)
     models = ", ".join(row.model for row in rows)
     return drawn.replace(
         "<svg", f'<svg role="img" aria-label="Bits per dimension against sample quality of {models}"', 1
