@@ -1,4 +1,4 @@
-"""Arrays in files: NumPy's `.npy` and `.npz`, MATLAB's `.mat`.
+"""Arrays of numbers: what they hold, and NumPy's files of them, `.npy` and `.npz`.
 
 What an array is, is told by its shape and dtype: (rows, features) is a table; uint8 of (rows, height, width), (rows,
 channels, height, width) or (rows, height, width, channels) are images. `image_shape` says that a table's rows are
@@ -27,6 +27,7 @@ from tacit.spaces import Images, Space, Vectors
 _DATA_KEYS = ("x", "data", "images", "image", "features", "arr_0")
 _LABEL_KEYS = ("y", "label", "labels", "target", "targets")
 _BLOCK_BYTES = 2**26
+_ROUNDING = 1e-3  # what float32 may have lost of a number below 256
 _TORCH_DTYPES = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8")
 
 # name -> (the observations, the labels)
@@ -100,25 +101,24 @@ def _as_images(name: str, array: np.ndarray, memory: float) -> tuple[Tensor, boo
         array = array.view(np.uint8)
     if array.dtype == np.uint8 and isinstance(array, np.memmap) and not storage.fits(array.nbytes, memory):
         return storage.mapped_tensor(array), True
-    return _stored(array, (_bytes(name, block) for block in _blocks(array)), np.uint8, memory)
+    # Reals in [0, 1] were whole numbers before they were divided by 255; zeros and ones alone are zeros and ones.
+    real = array.dtype.kind == "f"
+    scale = 255 if real and any((block != np.round(block)).any() for block in _blocks(array)) else 1
+    return _stored(array, (_bytes(name, block, scale) for block in _blocks(array)), np.uint8, memory)
 
 
-def _bytes(name: str, block: np.ndarray) -> np.ndarray:
-    """Whole numbers in 0 … 255, or reals in [0, 1] that were such numbers before they were divided by 255."""
+def _bytes(name: str, block: np.ndarray, scale: int) -> np.ndarray:
     if block.dtype == np.uint8:
         return block
-    values = np.asarray(block, np.float64)
-    if block.dtype.kind == "f" and values.size and values.min() >= 0 and values.max() <= 1:
-        scaled = values * 255
-        values = np.round(scaled) if np.abs(scaled - np.round(scaled)).max() < 1e-3 else values
-    if not (
-        np.isfinite(values).all() and (values == np.round(values)).all() and values.min() >= 0 and values.max() <= 255
-    ):
+    values = block.astype(np.float64) * scale
+    whole = np.round(values)
+    # Said with "not", because NaN is neither above nor below a bound.
+    if not (whole.min() >= 0 and whole.max() <= 255 and np.abs(values - whole).max() <= _ROUNDING):
         raise DataError(
-            f"{name} holds images of {block.dtype} between {np.nanmin(values):g} and {np.nanmax(values):g}: "
+            f"{name} holds images of {block.dtype} between {block.min():g} and {block.max():g}: "
             f"save them as uint8, 0 to 255"
         )
-    return values.astype(np.uint8)
+    return whole.astype(np.uint8)
 
 
 def _as_table(name: str, array: np.ndarray, memory: float) -> tuple[Tensor, bool]:
@@ -169,9 +169,6 @@ def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
     return (array[i : i + step] for i in range(0, len(array), step))
 
 
-# -- .npy and .npz -----------------------------------------------------------------------------------------------------
-
-
 def read_numpy(
     root: Path,
     files: Sequence[Path],
@@ -187,7 +184,7 @@ def read_numpy(
         path = one_file(root.name, of_part, "array files")
         if path.suffix.lower() == ".npz":
             arrays = npz(path, memory)
-            parts = _choose(path.name, arrays, key, label)
+            parts = choose(path.name, arrays, key, label)
             found.update(parts if list(parts) != ["train"] else {part: parts["train"]})
         else:
             if label is not None or key is not None:
@@ -229,7 +226,7 @@ def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> 
     return target
 
 
-def _choose(
+def choose(
     name: str, arrays: Mapping[str, np.ndarray], key: str | None, label: str | None
 ) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     """Which of several named arrays are the observations and which the labels, by part."""
@@ -267,38 +264,3 @@ def _of_names(arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> str | N
             if "_".join(words) == name or key.lower() == name:
                 return key
     return None
-
-
-# -- .mat --------------------------------------------------------------------------------------------------------------
-
-
-def read_mat(
-    root: Path,
-    files: Sequence[Path],
-    *,
-    key: str | None = None,
-    label: str | None = None,
-    image_shape: tuple[int, ...] | None = None,
-    memory: float = storage.DEFAULT_MEMORY,
-) -> Dataset:
-    """MATLAB files up to version 7; images may be (height, width, channels, rows), as MATLAB stacks them."""
-    from scipy.io import loadmat
-
-    found: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
-    for part, of_part in by_part(files).items():
-        path = one_file(root.name, of_part, ".mat files")
-        with path.open("rb") as file:
-            if b"MATLAB 7.3" in file.read(128):
-                raise DataError(f"{path.name} is a MATLAB 7.3 file: save it again with save(…, '-v7')")
-        with reading(path.name, "a MATLAB file"):
-            held = loadmat(path)
-        arrays = {name: value for name, value in held.items() if isinstance(value, np.ndarray)}
-        parts = _choose(path.name, {name: _rows_first(value) for name, value in arrays.items()}, key, label)
-        found.update(parts if list(parts) != ["train"] else {part: parts["train"]})
-    return from_arrays(root.name, found, image_shape=image_shape, memory=memory)
-
-
-def _rows_first(array: np.ndarray) -> np.ndarray:
-    if array.ndim == 4 and array.shape[2] <= 4 and array.shape[3] > 4:
-        return array.transpose(3, 0, 1, 2)
-    return array

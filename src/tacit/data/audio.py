@@ -21,6 +21,8 @@ from tacit.data.reading import by_relative_name, class_of, numbered, put_togethe
 from tacit.errors import DataError
 from tacit.spaces import Waveform
 
+_LEAST_HEADER = 44  # bytes: RIFF, format, and the head of the data
+
 
 class _Header(NamedTuple):
     rate: int
@@ -102,7 +104,7 @@ def _header(path: Path) -> _Header:
             raise DataError(f"it has {8 * file.getsampwidth()} bits a sample, not 8 to 32")
         if not frames or rate < 1:
             raise DataError("it holds no samples")
-        if frames * frame_bytes > path.stat().st_size:
+        if frames * frame_bytes + _LEAST_HEADER > path.stat().st_size:
             raise DataError(
                 f"it announces {frames * frame_bytes} bytes of samples and has {path.stat().st_size} in all"
             )

@@ -65,7 +65,7 @@ def read_hub(
     name = str(source).partition(":")[0].rstrip("/").rpartition("/")[2]
     if not parts:
         raise DataError(f"{name} has no split called train, valid or test: it has {', '.join(splits)}")
-    hub = _Hub(name, parts, key, label, memory)
+    hub = Hub(name, parts, key, label, memory)
     kind, column = hub.choose()
     if kind == "pictures":
         return hub.pictures(column, size=size, crop=crop, grey=grey)
@@ -74,7 +74,7 @@ def read_hub(
     return hub.table(drop_missing)
 
 
-class _Hub:
+class Hub:
     """The splits of one data set, by part, and which of their columns is what."""
 
     def __init__(self, name: str, parts: dict[str, Any], key: str | None, label: str | None, memory: float):

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tacit.data import arrays, audio, builtin, cifar, hub, idx, images, named, register, storage, tables, text
+from tacit.data import arrays, audio, builtin, cifar, hub, idx, images, mat, named, register, storage, tables, text
 from tacit.data.dataset import Dataset
 from tacit.errors import DataError
 
@@ -20,7 +20,7 @@ from tacit.errors import DataError
 _READERS: dict[str, tuple[str, Callable[..., Dataset]]] = {
     "images": ("images", images.read_images),
     "numpy": ("NumPy arrays", arrays.read_numpy),
-    "mat": ("MATLAB arrays", arrays.read_mat),
+    "mat": ("MATLAB arrays", mat.read_mat),
     "idx": ("IDX arrays", idx.read_idx),
     "cifar": ("CIFAR batches", cifar.read_cifar),
     "tables": ("a table", tables.read_tables),

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tacit.data import arrays, audio, cifar, idx, images, pickles, storage, text
+from tacit.data import arrays, audio, cifar, idx, images, mat, pickles, storage, text
 from tacit.data.dataset import Dataset
 from tacit.data.reading import reading
 
@@ -27,7 +27,7 @@ def fashion_mnist(folder: Path) -> Dataset:
 
 def binarized_mnist(folder: Path) -> Dataset:
     """Binary digits with their official parts; the test part is sorted by digit, as published."""
-    return arrays.read_mat(folder, sorted(folder.glob("*.mat")), image_shape=(28, 28))
+    return mat.read_mat(folder, sorted(folder.glob("*.mat")), image_shape=(28, 28))
 
 
 def freyfaces(folder: Path) -> Dataset:

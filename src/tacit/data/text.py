@@ -91,11 +91,11 @@ def _count(files: Sequence[Path], words: bool, framed: bool) -> Counter[str]:
     """How often each symbol occurs."""
     if words:
         counter: Counter[str] = Counter()
-        for text in _texts(files, framed):
+        for text in _texts(files, words, framed):
             counter.update(_WORD.findall(text.lower()))
         return counter
     counts = np.zeros(_UNICODE, dtype=np.int64)
-    for text in _texts(files, framed):
+    for text in _texts(files, words, framed):
         points = _code_points(text)
         counts[: points.max() + 1] += np.bincount(points)
     return Counter({chr(point): int(counts[point]) for point in np.flatnonzero(counts)})
@@ -105,13 +105,13 @@ def _numbers(files: Sequence[Path], vocabulary: Sequence[str], words: bool, fram
     """The symbols' numbers, block by block."""
     if words:
         number = {word: i for i, word in enumerate(vocabulary)}
-        for text in _texts(files, framed):
+        for text in _texts(files, words, framed):
             found = _WORD.findall(text.lower())
             yield np.fromiter(map(number.__getitem__, found), np.int32, len(found))
         return
     table = np.zeros(_UNICODE, dtype=np.int32)
     table[[ord(character) for character in vocabulary]] = np.arange(len(vocabulary))
-    for text in _texts(files, framed):
+    for text in _texts(files, words, framed):
         yield table[_code_points(text)]
 
 
@@ -119,8 +119,8 @@ def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le"), dtype="<u4").astype(np.int64)
 
 
-def _texts(files: Sequence[Path], framed: bool) -> Iterator[str]:
-    """The text in blocks that end between words; a file's last line is ended before the next file begins."""
+def _texts(files: Sequence[Path], words: bool, framed: bool) -> Iterator[str]:
+    """The text in blocks, which cut no words; a file's last line is ended before the next file begins."""
     last = "\n"
     for path in files:
         if not last.endswith("\n"):
@@ -129,7 +129,7 @@ def _texts(files: Sequence[Path], framed: bool) -> Iterator[str]:
             rest = ""
             while block := _within_frame(file.read()) if framed else file.read(_BLOCK):
                 last = rest + block
-                body = _up_to_space(last)
+                body = _up_to_space(last) if words else last
                 rest = last[len(body) :]
                 yield body
             if rest:
@@ -137,9 +137,8 @@ def _texts(files: Sequence[Path], framed: bool) -> Iterator[str]:
 
 
 def _up_to_space(text: str) -> str:
-    """The text up to its last white space; all of it where it has none."""
-    head = text.rsplit(None, 1)
-    return text[: len(text) - len(head[1])] if len(head) == 2 and not text[-1].isspace() else text
+    """The text up to its last white space."""
+    return text if text[-1].isspace() else text[: len(text) - len(text.rsplit(None, 1)[-1])]
 
 
 def _within_frame(text: str) -> str:

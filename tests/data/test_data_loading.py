@@ -1,0 +1,171 @@
+"""`load` by path and by name, and the sentences that say what went wrong."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tacit.data import builtin, describe, listing, load, names
+from tacit.errors import DataError
+from tacit.spaces import Images, Vectors
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A folder of data sets that has one of the table's names and one of its own."""
+    folder = tmp_path / "home"
+    for name in ("miniboone-subset", "mine"):
+        (folder / name).mkdir(parents=True)
+        np.save(folder / name / "data.npy", np.random.default_rng(0).normal(size=(100, 4)))
+    (folder / "adbench").mkdir()
+    np.savez(folder / "adbench" / "6_cardio.npz", X=np.random.default_rng(0).normal(size=(50, 3)), y=np.arange(50) % 2)
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(builtin.READERS))
+def test_built_in(name, monkeypatch):
+    monkeypatch.delenv("TACIT_DATA", raising=False)
+    data = load(name)
+    entry = describe(name)
+    assert data.name == name and str(len(data)) == entry.rows and entry.present
+    assert torch.equal(data.x, load(name).x)
+    train, valid, test = data.parts()
+    assert len(train) + len(valid) + len(test) == len(data)
+    if isinstance(data.space, Vectors):
+        assert data.x.dtype == torch.float32 and data.x.isfinite().all()
+        assert data.label is None or data.label.unique().tolist() == list(range(data.classes))
+
+
+def test_digits_and_photographs():
+    digits = load("digits")
+    assert digits.space == Images(1, 8, 8, levels=17) and digits.x.max() == 16 and digits.classes == 10
+    patches = load("photographs", size=(16, 20), grey=True)
+    assert patches.space == Images(1, 16, 20) and len(patches) == 2 * 26 * 32
+    from sklearn.datasets import load_sample_image
+
+    china = torch.from_numpy(load_sample_image("china.jpg").copy())
+    colour = load("photographs")
+    assert torch.equal(colour.x[21].permute(1, 2, 0), china[32:64, 32:64])  # the second patch of the second row of 20
+    assert colour.label[259:261].tolist() == [0, 1] and colour.class_names == ("china", "flower")
+    with pytest.raises(DataError, match="do not fit"):
+        load("photographs", size=500)
+
+
+def test_toys_are_what_their_papers_say():
+    for name, count in (("8-gaussians", 8), ("25-gaussians", 25)):
+        data, (centres, sigma) = load(name), builtin.modes(name)
+        assert len(centres) == count
+        offset = (data.x - centres[data.label]) / sigma
+        assert offset.mean(0).abs().max() < 0.03 and (offset.std(0) - 1).abs().max() < 0.03
+    grid, _ = builtin.modes("25-gaussians")
+    assert grid.min() == -4 and grid.max() == 4 and torch.cdist(grid, grid).fill_diagonal_(9).min() == 2
+    board = load("checkerboard").x
+    assert ((board[:, 0] / 2).floor() + (board[:, 1] / 2).floor()).remainder(2).unique().numel() == 1
+    rings = load("rings")
+    assert ((rings.x.norm(dim=1) - 0.75 * (rings.label + 1)).abs() < 0.5).all()
+    with pytest.raises(DataError, match="no mixture"):
+        builtin.modes("moons")
+
+
+def test_names_and_what_is_present(home, monkeypatch):
+    monkeypatch.delenv("TACIT_DATA", raising=False)
+    assert names() == list(builtin.READERS)
+    assert not describe("mnist").present
+    found = {entry.name: entry for entry in listing(home)}
+    assert found["miniboone-subset"].present and not found["mnist"].present
+    assert found["mine"].present and found["adbench/6_cardio"].present
+    monkeypatch.setenv("TACIT_DATA", str(home))
+    assert set(names()) == {*builtin.READERS, "miniboone-subset", "mine", "adbench/6_cardio"}
+    with pytest.raises(DataError, match="did you mean mnist"):
+        describe("mnits")
+
+
+def test_named_sets_by_home_and_by_path(home, monkeypatch):
+    monkeypatch.delenv("TACIT_DATA", raising=False)
+    data = load("miniboone-subset", data_home=home)
+    assert (len(data), len(data.official["valid"]), len(data.official["test"])) == (81, 9, 10)
+    assert load(home / "miniboone-subset").official.keys() == {"valid", "test"}
+    assert load("mine", data_home=home).official == {}
+    cardio = load("adbench/6_cardio", data_home=home)
+    assert cardio.class_names == ("normal", "anomaly") and cardio.name == "6_cardio"
+
+
+def test_a_run_can_load_it_again(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(home)
+    data = load("mine/data.npy", memory=0.25)
+    source = json.loads(json.dumps(data.source))
+    monkeypatch.chdir(tmp_path)
+    assert load(**source).fingerprint() == data.fingerprint()
+    np.save(tmp_path / "x.npy", np.zeros((30, 6), np.uint8))
+    data = load(tmp_path / "x.npy", image_shape=(2, 3))
+    assert load(**json.loads(json.dumps(data.source))).space == data.space
+    assert load(**json.loads(json.dumps(load("photographs", size=(9, 8)).source))).space == Images(3, 9, 8)
+    named = load("mine", data_home=home)
+    assert load(**json.loads(json.dumps(named.source))).fingerprint() == named.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("moon", "no data set, file or folder is called 'moon': did you mean moons"),
+        ("zzz", "there are digits, "),
+        ("mnist", "TACIT_DATA and data_home .* name no folder"),
+        ("no/such/folder", "there is no file or folder no/such/folder: check the path$"),
+        ("some/thing", "or write hub:some/thing"),
+        ("table.csv", "there is no file or folder table.csv"),
+        ("sketchrnn", "needs a space of pen strokes"),
+        ("word-analogy", "is a test set"),
+    ],
+)
+def test_unknown_names(name, says, monkeypatch):
+    monkeypatch.delenv("TACIT_DATA", raising=False)
+    with pytest.raises(DataError, match=says):
+        load(name)
+
+
+def test_folders_without_data(tmp_path, home):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="empty holds nothing, and no data"):
+        load(empty)
+    (empty / "a.xyz").touch()
+    with pytest.raises(DataError, match="holds 1 files, such as a"):
+        load(empty)
+    with pytest.raises(DataError, match="xyz is of a kind that cannot be read"):
+        load(empty / "a.xyz")
+    with pytest.raises(DataError, match="is no folder: let data_home name"):
+        load("mnist", data_home=tmp_path / "nowhere")
+    with pytest.raises(DataError, match=f"it is not in {home}"):
+        load("mnist", data_home=home)
+    (empty / "a.pkl").touch()
+    with pytest.raises(DataError, match="is a pickle"):
+        load(empty / "a.pkl")
+
+
+def test_options_that_do_not_apply(tmp_path):
+    with pytest.raises(DataError, match="words=True does not apply to moons, which is built in"):
+        load("moons", words=True)
+    np.save(tmp_path / "x.npy", np.zeros((5, 2)))
+    with pytest.raises(DataError, match=r"grey=True does not apply to .*, which is NumPy arrays"):
+        load(tmp_path / "x.npy", grey=True)
+    with pytest.raises(DataError, match="memory=-1"):
+        load("moons", memory=-1)
+
+
+def test_an_unreadable_file_is_a_sentence(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", np.zeros((5, 2)))
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(DataError, match="cannot be opened: Permission denied"):
+        load(tmp_path / "x.npy")
+
+
+def test_listing_does_not_wait_for_torch():
+    code = "import sys, tacit.data; tacit.data.listing(); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
