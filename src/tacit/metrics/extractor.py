@@ -168,7 +168,7 @@ class ClassifierNet(ConvNet):
         """Fraction of the labelled ones among the first `most` rows that it names rightly."""
         assert data.label is not None
         label = data.label[:most].cpu()
-        found = self.output(self(data.observations(most)).to(self.device)).argmax(1).cpu()
+        found = self.output(self(data[torch.arange(len(label))]).to(self.device)).argmax(1).cpu()
         return float((found == label)[label >= 0].double().mean())
 
 
