@@ -122,7 +122,18 @@ def test_tables_that_cannot_be_used_as_they_are(tmp_path, capsys):
     gaps.write_text("\n".join(["a,b", "1,", *(f"{i},{i}" for i in range(40))]))
     said = fails(capsys, "fit", "realnvp", str(gaps), "--steps", "1")
     assert "'b'" in said or " b " in said or "b:" in said
-    words = ["fit", "realnvp", str(text), "--label", "verdict", "--steps", "2", "--out", str(tmp_path / "run"), "--quiet"]
+    words = [
+        "fit",
+        "realnvp",
+        str(text),
+        "--label",
+        "verdict",
+        "--steps",
+        "2",
+        "--out",
+        str(tmp_path / "run"),
+        "--quiet",
+    ]
     assert main(words) == 0
 
 

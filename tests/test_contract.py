@@ -30,7 +30,9 @@ def _images(channels: int, height: int, width: int, levels: int) -> Dataset:
     # Three classes that differ in brightness, so that there is something to learn.
     centre = (label + 1)[:, None, None, None] / 4
     x = (centre + 0.2 * torch.randn(200, channels, height, width, generator=generator)).clamp(0, 1)
-    return Dataset(Images(channels, height, width, levels), (x * (levels - 1)).round().to(torch.uint8), label, name="images")
+    return Dataset(
+        Images(channels, height, width, levels), (x * (levels - 1)).round().to(torch.uint8), label, name="images"
+    )
 
 
 def _vectors() -> Dataset:
@@ -50,12 +52,20 @@ DATA = {
     "vectors": _vectors(),
     "tokens": _tokens(),
 }
-CASES = [
-    pytest.param(entry.name, data, id=f"{entry.name}-{data}")
-    for entry in catalogue.entries()
-    for data in DATA
-    if DATA[data].space.kind in entry.spaces
-]
+
+
+def cases(capability: str | None = None, *, learns: bool = False):
+    """(name, data) of every model and kind of data it takes: those with `capability`, those that learn by steps."""
+    found = [
+        pytest.param(entry.name, data, id=f"{entry.name}-{data}")
+        for entry in catalogue.entries()
+        for data in DATA
+        if DATA[data].space.kind in entry.spaces
+        and (capability is None or capability in entry.capabilities)
+        and not (learns and catalogue.load(entry.name).learns_exactly())
+    ]
+    return pytest.mark.parametrize(("name", "data"), found)
+
 
 _fitted: dict[tuple[str, str], Run] = {}
 
@@ -74,12 +84,6 @@ def build(name: str, data: Dataset) -> Model:
     model = cls(data.space, **configure(name, cls, data, {}))
     model.adapt(data)
     return model
-
-
-def able(name: str, data: str, capability: str, run: Run) -> Model:
-    if not isinstance(run.model, CAPABILITIES[capability]):
-        pytest.skip(f"{name} has no {METHODS[capability]}()")
-    return run.model
 
 
 # -- the catalogue -------------------------------------------------------------------------------------------------------
@@ -131,10 +135,8 @@ def test_an_unknown_model_gives_the_nearest_names():
 # -- learning ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "data"), CASES)
+@cases(learns=True)
 def test_every_parameter_of_a_player_receives_a_gradient(name, data):
-    if catalogue.load(name).learns_exactly():
-        pytest.skip(f"{name} learns without gradients")
     model = build(name, DATA[data]).train()
     learner = Learner(model, model.recipe)
     reached: set[str] = set()
@@ -153,12 +155,10 @@ def test_every_parameter_of_a_player_receives_a_gradient(name, data):
         reseed(0, step)
         learner.step(DATA[data].batch(index), Progress(step, 0, 0.5))
         model.after_step(Progress(step + 1, 0, 0.5))
-    if not players:
-        pytest.skip(f"{name} has no player: it learns by itself")
     assert {names[p] for p in players} - reached == set()
 
 
-@pytest.mark.parametrize(("name", "data"), CASES)
+@cases()
 def test_the_same_seed_learns_the_same_and_saved_it_gives_the_same_numbers(name, data, run, tmp_path):
     again = fit(name, DATA[data], steps=3, out=tmp_path / "again", quiet=True, batch_size=16, pictures=0)
     expected = run.model.state_dict()
@@ -167,38 +167,29 @@ def test_the_same_seed_learns_the_same_and_saved_it_gives_the_same_numbers(name,
     assert (again.path / "metrics.jsonl").exists() or again.model.learns_exactly()
 
 
-@pytest.mark.parametrize(("name", "data"), CASES)
+@cases(learns=True)
 def test_bfloat16_does_not_break_it(name, data, tmp_path):
-    if catalogue.load(name).learns_exactly():
-        pytest.skip(f"{name} learns without gradients")
     options = {"steps": 2, "batch_size": 16, "pictures": 0, "quiet": True, "precision": "bfloat16"}
     run = fit(name, DATA[data], out=tmp_path / "run", **options)
     assert all(torch.isfinite(p).all() for p in run.model.parameters())
 
 
-@pytest.mark.parametrize(("name", "data"), CASES)
+@cases(learns=True)
 def test_a_compiler_can_trace_its_loss(name, data):
-    model = catalogue.load(name)
-    if model.loss is Model.loss or model.learns_exactly():
-        pytest.skip(f"{name} has no single loss")
     model = build(name, DATA[data]).train()
-    batch = DATA[data].batch(torch.arange(16))
+    if type(model).loss is Model.loss:
+        pytest.skip(f"{name} has several losses, or none")
     torch._dynamo.reset()
-    reseed(0)
-    expected = model.loss(batch).total
-    reseed(0)
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    model.load_state_dict(state)
-    found = torch.compile(model.loss, backend="eager")(batch).total
-    assert torch.isfinite(found) and found.shape == expected.shape
+    found = torch.compile(model.loss, backend="eager")(DATA[data].batch(torch.arange(16))).total
+    assert torch.isfinite(found) and found.shape == ()
 
 
 # -- capabilities --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "data"), CASES)
+@cases("density")
 def test_density(name, data, run):
-    model = able(name, data, "density", run)
+    model = run.model
     x = DATA[data][torch.arange(6)]
     reseed(0)
     log_prob = model.log_prob(x)
@@ -211,9 +202,9 @@ def test_density(name, data, run):
     assert -log_prob.mean() / (model.space.dimensions * math.log(2)) < 40
 
 
-@pytest.mark.parametrize(("name", "data"), CASES)
+@cases("sample")
 def test_sample(name, data, run):
-    model = able(name, data, "sample", run)
+    model = run.model
     space = model.space
     for count in (1, 5):
         x = draw(model, count, seed=1)
@@ -221,39 +212,39 @@ def test_sample(name, data, run):
         assert x.dtype == space.torch_dtype
         assert not x.requires_grad
     if space.levels is not None:
-        assert 0 <= int(x.min()) and int(x.max()) < space.levels
+        assert int(x.min()) >= 0 and int(x.max()) < space.levels
     assert torch.isfinite(x.float()).all()
     assert torch.equal(x, draw(model, 5, seed=1)), "the same seed draws the same"
     draw(model, 2, temperature=0.5, seed=1)
 
 
-@pytest.mark.parametrize(("name", "data"), CASES)
+@cases("embed")
 def test_embed(name, data, run):
-    model = able(name, data, "embed", run)
+    model = run.model
     features = model.embed(DATA[data][torch.arange(6)])
     assert features.ndim == 2 and len(features) == 6
     assert features.dtype == torch.float32 and not features.requires_grad
     torch.testing.assert_close(features[:2], model.embed(DATA[data][torch.arange(2)]), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "data"), CASES)
+@cases("encode")
 def test_encode_and_decode(name, data, run):
-    model = able(name, data, "encode", run)
+    model = run.model
     z = model.encode(DATA[data][torch.arange(4)])
     assert len(z) == 4 and z.is_floating_point() and not z.requires_grad
     if isinstance(model, CAPABILITIES["decode"]):
         assert model.decode(z).shape == (4, *model.space.shape)
 
 
-@pytest.mark.parametrize(("name", "data"), CASES)
+@cases("classify")
 def test_classify(name, data, run):
-    model = able(name, data, "classify", run)
+    model = run.model
     probabilities = model.classify(DATA[data][torch.arange(4)])
     assert probabilities.shape == (4, DATA[data].classes)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(4))
 
 
-@pytest.mark.parametrize(("name", "data"), CASES)
+@cases()
 def test_using_it_leaves_its_parameters_alone(name, data, run):
     model, x = run.model, DATA[data][torch.arange(3)]
     before = {key: p.detach().clone() for key, p in model.named_parameters()}

@@ -19,7 +19,9 @@ PAGE = Path(__file__).parent.parent / "CONTRIBUTING.md"
 
 @pytest.fixture
 def example(tmp_path, monkeypatch):
-    path, code = re.search(r"<!-- example: (\S+) -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S).groups()
+    path, code = re.search(
+        r"<!-- example: (\S+) -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S
+    ).groups()
     file = tmp_path / Path(path).relative_to("src/tacit/models")
     file.parent.mkdir()
     file.write_text(code, encoding="utf-8")

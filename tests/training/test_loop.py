@@ -3,13 +3,13 @@ import math
 
 import pytest
 import torch
+from toys import Duel, Mean, rows
 
 from tacit.errors import TacitError, TrainingError
 from tacit.model import Batch, Losses, Progress, Recipe
 from tacit.training.learner import Learner
 from tacit.training.loop import Loop
 from tacit.training.plan import Plan, seed_of
-from toys import Duel, Mean, rows
 
 
 def loop_of(model, folder, **plan):
@@ -60,7 +60,9 @@ def test_nobody_else_receives_a_gradient():
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_of_the_step_before(tmp_path):
     model = Mean(rows().space, breaks_at=6)
     loop = loop_of(model, tmp_path, steps=20, save_seconds=0)
-    with pytest.raises(TrainingError, match=r"distance is not finite at step 6.*last good checkpoint is .*step-00000006"):
+    with pytest.raises(
+        TrainingError, match=r"distance is not finite at step 6.*last good checkpoint is .*step-00000006"
+    ):
         loop.run()
     kept = model.mean.detach().clone()
     other = Mean(rows().space)

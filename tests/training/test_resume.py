@@ -50,7 +50,19 @@ def start(model: str, out: Path, arguments: dict, steps: int = STEPS) -> subproc
     for name, value in arguments.items():
         words = [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
         options += [f"--{name.replace('_', '-')}", *words]
-    words = ["fit", model, "digits", "--steps", str(steps), "--save-seconds", "0", "--log-every", "7", "--pictures", "1"]
+    words = [
+        "fit",
+        model,
+        "digits",
+        "--steps",
+        str(steps),
+        "--save-seconds",
+        "0",
+        "--log-every",
+        "7",
+        "--pictures",
+        "1",
+    ]
     return subprocess.Popen(
         [sys.executable, "-m", "tacit.cli", *words, "--out", str(out), "--quiet", *options],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -83,7 +95,9 @@ def test_killed_at_a_random_step_and_resumed_it_is_as_if_never_interrupted(model
     resume(killed, quiet=True)
     assert Run(killed).record["status"] == "finished"
 
-    fit(model, steps=STEPS, save_seconds=0, log_every=7, pictures=1, out=tmp_path / "whole", quiet=True, **MODELS[model])
+    fit(
+        model, steps=STEPS, save_seconds=0, log_every=7, pictures=1, out=tmp_path / "whole", quiet=True, **MODELS[model]
+    )
     assert_same(killed, tmp_path / "whole")
 
 
