@@ -45,7 +45,7 @@ def test_a_missing_part_is_an_error(tmp_path, part):
     (newest / part).unlink()
     with pytest.raises(RunError, match="missing"):
         checkpoint.read(newest)
-    with pytest.raises(RunError, match="no checkpoint in .* is whole"):
+    with pytest.raises(RunError, match=r"no checkpoint in .* is whole"):
         checkpoint.load_newest(tmp_path, lambda _: None)
 
 
@@ -62,7 +62,7 @@ def test_a_manifest_cannot_point_elsewhere(tmp_path):
 def test_killed_while_saving_twenty_times_never_leaves_an_unreadable_run(tmp_path):
     save(tmp_path, 1, 1, size=200_000)
     generator = random.Random(0)
-    for attempt in range(20):
+    for _ in range(20):
         step = checkpoint.load_newest(tmp_path, pytest.fail)[1]["step"]
         child = os.fork()
         if child == 0:
@@ -72,7 +72,7 @@ def test_killed_while_saving_twenty_times_never_leaves_an_unreadable_run(tmp_pat
         time.sleep(0.01 + 0.2 * generator.random())
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        tensors, record = checkpoint.load_newest(tmp_path, lambda text: pytest.fail(f"{attempt}: {text}"))
+        tensors, record = checkpoint.load_newest(tmp_path, pytest.fail)
         assert (tensors["weights"]["w"] == record["step"]).all()
     assert record["step"] > 1
     save(tmp_path, step + 100)
