@@ -59,7 +59,7 @@ def main(steps: int = 10_000, channels: int = 32, rows: int = 10_000, seed: int 
         better="lower",
         seed=seed,
         seconds=60 * minutes["dcgan"],
-        uncertainty=jackknife(lambda part: frechet_distance(real, part), fake),
+        uncertainty=jackknife(lambda part: frechet_distance(real, part), fake)[1],
         target=distances["gaussian-mixture"] / 2,
         reference={
             "value": distances["gaussian-mixture"],
