@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,3 +62,12 @@ def rand_like(x: Tensor) -> Tensor:
 def rand_alike(*shape: int, device: torch.device | None = None) -> Tensor:
     """Uniform noise in [0, 1), (rows, …), the same in every process: for Markov chains that each holds whole."""
     return torch.rand(shape, device=device, generator=_Share.generator if _Share.world > 1 else None)
+
+
+def stratified(rows: int, device: torch.device | None = None) -> Tensor:
+    """Uniform noise in [0, 1), (rows,), of which each of `rows` equal intervals holds one, in random order."""
+
+    def source(shape: tuple[int, ...], **where: Any) -> Tensor:
+        return (torch.randperm(*shape, **where) + torch.rand(shape, **where)) / shape[0]
+
+    return _draw(source, (rows,), device)

@@ -17,7 +17,7 @@ Where this departs from the paper: activation normalisation begun on the data re
 density of an observation does not depend on its batch-mates, and the log-scales are softly bounded, so that an input
 far from the data has a finite density and is inverted.
 
-References
+References:
 ----------
 Laurent Dinh, Jascha Sohl-Dickstein, Samy Bengio (2017). Density estimation using Real NVP. arXiv:1605.08803.
 Diederik Kingma, Prafulla Dhariwal (2018). Glow: Generative flow with invertible 1×1 convolutions. arXiv:1807.03039.
@@ -162,7 +162,7 @@ def _stack(features: int, couplings: int, shuffle: bool, net: Network, bound: fl
     sizes = (features - features // 2, features // 2)
     for i in range(couplings if features > 1 else 0):
         first = i % 2 == 0
-        if shuffle and first:
+        if shuffle and first and features > 2:  # two features have only two halves, and these take turns already
             layers.append(Permute(features))
         kept, rest = sizes if first else sizes[::-1]
         layers.append(AffineCoupling(net(kept, 2 * rest), sizes, keep_first=first, bound=bound))
