@@ -96,6 +96,4 @@ def require(model: torch.nn.Module, capability: str, verb: str) -> None:
 
     name = catalogue.name_of(type(model))
     able = ", ".join(entry.name for entry in catalogue.entries() if capability in entry.capabilities)
-    raise CapabilityError(
-        f"{name} cannot {verb}: it has no {METHODS[capability]}(); models that have one are {able}"
-    )
+    raise CapabilityError(f"{name} cannot {verb}: it has no {METHODS[capability]}(); models that have one are {able}")

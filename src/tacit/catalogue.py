@@ -187,7 +187,8 @@ def _arguments(init: ast.FunctionDef, docstring: str) -> list[Argument]:
 
 def argument_help(docstring: str, name: str) -> str:
     """What the `Args:` section of a docstring says about one argument, on one line."""
-    lines, found = docstring.partition("Args:")[2].splitlines(), []
+    lines = docstring.partition("Args:")[2].splitlines()
+    found: list[str] = []
     for line in lines:
         key, colon, _ = line.strip().partition(":")
         if found and (not line.strip() or (colon and key.isidentifier())):

@@ -128,7 +128,7 @@ def _parse(program: str, groups: list[Callable[..., Any]], words: list[str]) -> 
     ordered = sorted(fields.values(), key=lambda f: f[2].default is not dataclasses.MISSING)
     options = dataclasses.make_dataclass("Options", ordered)
     description = (inspect.getdoc(groups[0]) or "").split("\n\n", 1)[0]
-    parsed = tyro.cli(options, prog=program, description=description, args=words)
+    parsed: Any = tyro.cli(options, prog=program, description=description, args=words)
     return {name: getattr(parsed, name) for name in fields}
 
 

@@ -9,9 +9,10 @@ the capabilities (`capabilities.py`) they have; the other methods below are for 
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from tacit.data import Dataset
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Some observations, on the model's device, in the data's own dtype.
 
     `index` (batch,) are row numbers in the training data, for memory banks and ensembles; `label` (batch,) is −1
@@ -37,8 +39,9 @@ class Batch(NamedTuple):
 
     def chunk(self, count: int) -> list[Batch]:
         """Split into `count` batches of equal size, in order: for players that want fresh data each turn."""
-        parts = [[None] * count if field is None else field.chunk(count) for field in self]
-        return [Batch(*fields) for fields in zip(*parts, strict=True)]
+        fields = (self.x, self.index, self.label, self.target)
+        parts = [[None] * count if field is None else field.chunk(count) for field in fields]
+        return [Batch(*part) for part in zip(*parts, strict=True)]
 
 
 class Losses(dict[str, Tensor]):
@@ -132,7 +135,7 @@ class Model(nn.Module):
         """What the training data must say once before learning: standardisation, output biases, vocabulary."""
 
     def players(self) -> dict[str, dict[str, Any]]:
-        """Who learns: name -> an optimiser's parameter group, `{"params": …}` and what overrides the recipe (`lr`, …)."""
+        """Who learns: name -> an optimiser's parameter group: `{"params": …}`, and `lr` and others over the recipe's."""
         return {"model": {"params": [p for p in self.parameters() if p.requires_grad]}}
 
     def steps(self, batch: Batch) -> Iterator[Step]:
@@ -178,7 +181,4 @@ class Model(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        tensor = next(self.parameters(), None)
-        if tensor is None:
-            tensor = next(self.buffers())
-        return tensor.device
+        return next(itertools.chain(self.parameters(), self.buffers())).device

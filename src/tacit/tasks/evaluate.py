@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from tacit.capabilities import Classifies, Embeds, HasDensity
 from tacit.data import Dataset, load
@@ -143,14 +144,14 @@ def _accuracy(model: Model, data: Dataset) -> float:
 
 def _probes(model: Model, train: Dataset, test: Dataset) -> dict[str, Any]:
     """k-NN and linear probe of the model's features, and of the raw data beside them."""
-    sides = train.label, test.label
+    labels = cast(Tensor, train.label), cast(Tensor, test.label)
     learned = features(model, train), features(model, test)
     raw = train.observations().flatten(1).float(), test.observations().flatten(1).float()
     found: dict[str, Any] = {}
     for layer, (x, held_out) in {"embed": learned, "raw data": raw}.items():
         found[layer] = {
-            "neighbours": asdict(probes.knn(x, sides[0], held_out, sides[1], layer=layer)),
-            "linear": asdict(probes.linear_probe(x, sides[0], held_out, sides[1], layer=layer, most=_PROBE_ROWS)),
+            "neighbours": asdict(probes.knn(x, labels[0], held_out, labels[1], layer=layer)),
+            "linear": asdict(probes.linear_probe(x, labels[0], held_out, labels[1], layer=layer, most=_PROBE_ROWS)),
         }
     return found
 

@@ -93,7 +93,7 @@ def fit(
     cls = catalogue.load(model)
     dataset = data if isinstance(data, Dataset) else load(data)
     configured = configure(model, cls, dataset, arguments)
-    overrides = {
+    overrides: dict[str, Any] = {
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "optimiser": optimiser,

@@ -107,7 +107,7 @@ def read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     return tensors, json.loads((path / "progress.json").read_text(encoding="utf-8"))
 
 
-def write_json(path: Path, record: dict[str, Any]) -> None:
+def write_json(path: Path, record: dict[str, Any] | list[str]) -> None:
     """Replace `path` by `record` in one step: a reader, or a crash, sees the old file or the new one."""
     aside = path.with_name(f".{path.name}-{os.getpid()}")
     try:

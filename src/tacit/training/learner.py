@@ -66,7 +66,7 @@ class Learner:
             terms |= {prefix + name: value.detach() for name, value in losses.items()}
         if self.average:
             # Early weights are forgotten sooner, so that short runs are not averages of their beginnings.
-            decay = min(self.recipe.ema, (1 + progress.step) / (10 + progress.step))  # type: ignore[type-var]
+            decay = min(self.recipe.ema or 0.0, (1 + progress.step) / (10 + progress.step))
             torch._foreach_lerp_(self.average, list(self.averaged.values()), 1 - decay)
         return terms
 
@@ -157,7 +157,7 @@ def _optimiser(group: dict[str, Any], recipe: Recipe) -> torch.optim.Optimizer:
     if not (inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer)):
         raise TacitError(f"torch.optim has no optimiser {recipe.optimiser!r}: use AdamW, Adam, SGD, …")
     accepted = inspect.signature(cls).parameters
-    wanted = {
+    wanted: dict[str, Any] = {
         "lr": recipe.learning_rate,
         "betas": recipe.betas,
         "momentum": recipe.momentum,
@@ -169,7 +169,7 @@ def _optimiser(group: dict[str, Any], recipe: Recipe) -> torch.optim.Optimizer:
         return cls(group["params"], **settings)
     decayed = [p for p in group["params"] if p.ndim >= 2]
     spared = [p for p in group["params"] if p.ndim < 2]
-    groups = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
     return cls([g for g in groups if g["params"]], **settings)
 
 

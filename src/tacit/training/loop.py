@@ -70,7 +70,7 @@ class Loop:
         self.leads = distributed.rank() == 0
         self.draws = self.leads and isinstance(model, Samples)
 
-    # -- the loop ------------------------------------------------------------------------------------------------------
+    # -- the loop ----------------------------------------------------------------------------------------------------
 
     def run(self) -> str:
         """Learn until the budget is used: returns "finished", "stopped early" or "interrupted".
@@ -150,7 +150,7 @@ class Loop:
     def _fraction(self, batches: int) -> float:
         return self.plan.fraction(self.step, self.epoch + self.in_epoch / batches, self.seconds)
 
-    # -- what is written down -------------------------------------------------------------------------------------------
+    # -- what is written down ----------------------------------------------------------------------------------------
 
     def _open_log(self) -> None:
         """Cut the metrics log back to where the checkpoint saw it: the lines after it are about to be written again."""
@@ -217,7 +217,7 @@ class Loop:
         pictures.draw(samples.cpu(), self.train, self.folder / "samples" / f"step-{self.step:08d}.png")
         self.pictures_drawn += 1
 
-    # -- checkpoints ----------------------------------------------------------------------------------------------------
+    # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
         """The weights to use: the best by validation under early stopping, else the moving average, else the raw."""
@@ -265,7 +265,7 @@ def _interruptions() -> Iterator[Callable[[], bool]]:
     def note(number: int, frame: object) -> None:
         nonlocal arrived
         arrived = True
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
