@@ -135,7 +135,7 @@ class Model(nn.Module):
         """What the training data must say once before learning: standardisation, output biases, vocabulary."""
 
     def players(self) -> dict[str, dict[str, Any]]:
-        """Who learns: name -> an optimiser's parameter group: `{"params": …}`, and `lr` and others over the recipe's."""
+        """Who learns: name -> an optimiser's parameter group: `{"params": …}`, with `lr` or others of its own."""
         return {"model": {"params": [p for p in self.parameters() if p.requires_grad]}}
 
     def steps(self, batch: Batch) -> Iterator[Step]:
