@@ -96,7 +96,7 @@ class Judge:
         if not isinstance(self.space, Tokens):
             self.extractor = extractor_for(data, folder, device=device, seed=seed, seconds=seconds)
             self.real_features = self.extractor(self.real)
-        self.floor = math.nan
+        self._floors: dict[int, float] = {}
 
     @property
     def extractor_name(self) -> str:
@@ -114,7 +114,7 @@ class Judge:
             raw = self.real.to(torch.uint8 if self.space.levels <= 256 else torch.int32).numpy().tobytes()
             bits = 8 * len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)) / self.real.numel()
             found["bits"] = Figure(bits, count=self.count, note="the same rows compressed by xz -9e")
-        found |= self.sample_quality(self.held_back, floor=True)
+        found |= self.sample_quality(self.held_back, "other real")
         if not isinstance(self.space, Tokens):
             train = self.train[self.train_index].flatten(1).float()
             found |= self.feature_quality(train, self.real.flatten(1).float(), "raw values")
@@ -123,30 +123,38 @@ class Judge:
 
     # -- samples ------------------------------------------------------------------------------------------------------
 
-    def sample_quality(self, samples: Tensor, floor: bool = False) -> Figures:
-        """How near `samples` are to the held-out rows; `floor`: they are real themselves, and set the floor."""
+    def sample_quality(self, samples: Tensor, drawn: str = "drawn") -> Figures:
+        """How near `samples` are to the held-out rows; `drawn` says in a word where they come from."""
         fakes = len(samples)
         if min(fakes, self.count) < _LEAST_ROWS:
             return {}
-        note = f"{self.count} real, {fakes} {'other real' if floor else 'drawn'}"
-        if self.extractor is None:
-            key, distance, fake = "ngrams", lambda x: ngram_divergence(self.real, x), samples
-        else:
-            key, distance, fake = "frechet", lambda x: frechet_distance(self.real_features, x), self.extractor(samples)
-        value, error = jackknife(distance, fake)
-        found = {
-            key: Figure(value, error, fakes, f"{note}; {distance(fake):.4g} before the correction for their number")
-        }
-        if floor:
-            self.floor = value
-        if self.floor > 0:
-            found["ratio"] = Figure(value / self.floor, error / self.floor, fakes, f"floor {self.floor:.4g}; {note}")
+        note = f"{self.count} real, {fakes} {drawn}"
+        fake = samples if self.extractor is None else self.extractor(samples)
+        value, error = jackknife(self._distance, fake)
+        plain, floor = self._distance(fake), self._floor(fakes)
+        figure = Figure(value, error, fakes, f"{note}; {plain:.4g} before the correction for their number")
+        found = {"ngrams" if self.extractor is None else "frechet": figure}
+        if floor > 0:
+            found["ratio"] = Figure(plain / floor, error / floor, fakes, f"{plain:.4g} over {floor:.4g}; {note}")
         if self.extractor is not None:
             real = self.real_features
             found["kid"] = Figure(*kernel_distance(real, fake), fakes, note)
             found["wasserstein"] = Figure(sliced_wasserstein(real, fake), None, fakes, note)
             found |= _support_figures(support(real, fake, k=3), self.count, fakes, note)
         return found
+
+    def _distance(self, fake: Tensor) -> float:
+        """Between the held-out rows and others: of features, or of text itself."""
+        if self.extractor is None:
+            return ngram_divergence(self.real, fake)
+        return frechet_distance(self.real_features, fake)
+
+    def _floor(self, count: int) -> float:
+        """That distance where `count` other real rows are taken for samples."""
+        if count not in self._floors:
+            other = self.held_back[:count]
+            self._floors[count] = self._distance(other if self.extractor is None else self.extractor(other))
+        return self._floors[count]
 
     # -- features ----------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from tacit import __version__
 from tacit.data import Dataset
 from tacit.spaces import Images, Tokens, Vectors
+from tacit.tasks.advice import quality_of
 from tacit.tasks.table import BASELINE, COLUMN, Column, Row, columns_of, competing, density_mark, marks
 from tacit.training import pictures
 
@@ -267,18 +268,20 @@ def _raster(figure: Figure) -> Image.Image:
 
 
 def _plot_section(rows: list[Row]) -> str:
-    both = [row for row in competing(rows, "bits") if row in competing(rows, "ratio")]
+    quality = quality_of(rows)
+    both = [row for row in competing(rows, "bits") if row in competing(rows, quality)]
     if len(both) < 2:
         return ""
+    floor = next((row.figures.get(quality) for row in rows if row.model == BASELINE), None)
     return (
         '<section aria-labelledby="plot"><h2 id="plot">Density against samples</h2>'
         '<p class="quiet">Models with both: to the left they describe the data better, to the bottom they draw better '
         "samples. The dotted line is what real data reaches; a ring is a bound or an estimate.</p>"
-        f'<figure class="plot">{_plot(both)}</figure></section>'
+        f'<figure class="plot">{_plot(both, quality, 0.0 if floor is None else floor.value)}</figure></section>'
     )
 
 
-def _plot(rows: list[Row]) -> str:
+def _plot(rows: list[Row], quality: str, floor: float) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -295,11 +298,11 @@ def _plot(rows: list[Row]) -> str:
     with mpl.rc_context(style):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         plot = figure.add_subplot()
-        # Corrected for the number of rows, the distance of a good model may come out below the floor, or below 0.
-        plot.set_yscale("symlog", linthresh=1.0)
-        plot.axhline(1.0, color=_INK, linewidth=0.8, linestyle=":")
-        for i, row in enumerate(sorted(rows, key=lambda row: row.figures["ratio"].value)):
-            x, y = row.figures["bits"], row.figures["ratio"]
+        # Corrected for the number of rows, the distance of a very good model may come out below 0.
+        plot.set_yscale("symlog", linthresh=max(floor, 1e-3))
+        plot.axhline(floor, color=_INK, linewidth=0.8, linestyle=":")
+        for i, row in enumerate(sorted(rows, key=lambda row: row.figures[quality].value)):
+            x, y = row.figures["bits"], row.figures[quality]
             fill = "#1f9d73" if x.note == "exact" else "none"
             plot.errorbar(x.value, y.value, yerr=y.error, xerr=x.error, color="#1f9d73", linewidth=1)
             plot.plot(x.value, y.value, "o", markersize=8, color="#1f9d73", markerfacecolor=fill)
@@ -308,7 +311,7 @@ def _plot(rows: list[Row]) -> str:
             plot.annotate(row.model, (x.value, y.value), textcoords="offset points", **side)
         plot.margins(x=0.25, y=0.15)
         plot.set_xlabel("bits per dimension of held-out data")
-        plot.set_ylabel("distance of samples, × floor")
+        plot.set_ylabel(f"{COLUMN[quality].heading} distance of samples")
         plot.spines[["top", "right"]].set_visible(False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -45,11 +45,15 @@ class Column:
 
 
 def _number(value: float, digits: int) -> str:
-    if abs(value) >= 10_000:
-        return f"{value / 1e6:.3g} M" if abs(value) >= 1e6 else f"{value / 1e3:.3g} k"
-    if abs(value) >= 1000:
+    size = abs(value)
+    if size >= 1e9:
+        return f"{value:.1e}"
+    if size >= 10_000:
+        return f"{value / 1e6:.3g} M" if size >= 1e6 else f"{value / 1e3:.3g} k"
+    if size >= 1000:
         return f"{value:.0f}"
-    return f"{value:.{digits}f}"
+    # A number too small for its column keeps two digits that say something.
+    return f"{value:.2g}" if 0 < size < 10**-digits else f"{value:.{digits}f}"
 
 
 COLUMNS = (
@@ -71,7 +75,7 @@ COLUMNS = (
         "Squared Fréchet distance between Gaussians fitted to the features of drawn and of held-out rows, corrected "
         "for the number of drawn rows by the jackknife. Not the FID of papers, which belongs to another extractor.",
     ),
-    Column("ratio", "× floor", "", "lower", "That distance over the floor: the one between two real sets."),
+    Column("ratio", "× floor", "", "lower", "The uncorrected distance over the floor: that between two real sets."),
     Column(
         "kid",
         "KID",
@@ -199,7 +203,7 @@ def columns_of(rows: list[Row]) -> list[Column]:
 
 
 # Biased by the number of drawn rows: only models that were judged on as many compete.
-_SIZED = ("wasserstein", "precision", "recall", "density", "coverage")
+_SIZED = ("ratio", "wasserstein", "precision", "recall", "density", "coverage")
 
 
 def competing(rows: list[Row], key: str) -> list[Row]:
