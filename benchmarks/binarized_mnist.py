@@ -74,6 +74,8 @@ def main(
     else:
         budget = {name: value for name, value in (("epochs", epochs), ("minutes", minutes)) if value is not None}
         run = tacit.fit(model, data, seed=seed, out=out, **recipe, **budget)
+    if run.record["status"] == "interrupted":
+        raise SystemExit(f"interrupted at step {run.record['step']}: the same command goes on from there")
     trained = time.perf_counter() - started
 
     torch.default_generator.manual_seed(seed)
