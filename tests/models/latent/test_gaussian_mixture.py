@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tacit.data import Dataset
 from tacit.errors import DataError, SpaceError, TrainingError
-from tacit.models.latent.gaussian_mixture import GaussianMixture
+from tacit.models.latent.gaussian_mixture import GaussianMixture, Reals
 from tacit.spaces import Images, Tokens, Vectors
 
 
@@ -43,7 +43,7 @@ def test_from_the_same_start_it_finds_what_scikit_learn_finds(covariance: str) -
     model = GaussianMixture(data.space, components=3, covariance=covariance, ridge=1e-6, tolerance=1e-9, iterations=200)
     model._measure(data)
     z = model._standardised(data.x)
-    start = model._start(z, 3)
+    start = model._start(z, 3, 1e-6)
     factor = start.factor.numpy()
     peer = sklearn.mixture.GaussianMixture(
         3,
@@ -54,31 +54,31 @@ def test_from_the_same_start_it_finds_what_scikit_learn_finds(covariance: str) -
         weights_init=start.log_weight.exp().numpy(),
         means_init=start.mean.numpy(),
         precisions_init=factor @ factor.swapaxes(1, 2) if covariance == "full" else factor**2,
-    ).fit(z.numpy())
-    mixture, _ = model._climb(z, start)
+    ).fit(z.mean.numpy())
+    mixture = model._climb(z, start, 1e-6)
     np.testing.assert_allclose(mixture.mean.numpy(), peer.means_, atol=1e-3)
     for buffer, value in zip((model.log_weight, model.mean, model.factor), mixture, strict=True):
         buffer.copy_(value)
     jacobian = model.scale.double().log().sum().item()
-    np.testing.assert_allclose(model.log_prob(data.x).numpy(), peer.score_samples(z.numpy()) - jacobian, atol=1e-3)
-    assert model.log_prob(data.x).mean().item() == pytest.approx(peer.score(z.numpy()) - jacobian, abs=1e-4)
+    np.testing.assert_allclose(model.log_prob(data.x).numpy(), peer.score_samples(z.mean.numpy()) - jacobian, atol=1e-3)
+    assert model.log_prob(data.x).mean().item() == pytest.approx(peer.score(z.mean.numpy()) - jacobian, abs=1e-4)
 
 
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
 @pytest.mark.parametrize("images", [True, False])
 def test_no_round_lowers_the_likelihood(images: bool, covariance: str) -> None:
-    data = digits() if images else iris()
+    data = digits().take(slice(600)) if images else iris()
     model = GaussianMixture(data.space, covariance=covariance, ridge=0.0, iterations=1, tolerance=0.0)
     model._measure(data)
     z = model._standardised(data.x)
-    mixture = model._start(z, 3)
+    mixture = model._start(z, 3, 0.0)
     scores = []
-    for _ in range(25):
-        scores.append(model._log_joint(z, mixture).logsumexp(1).mean())
-        mixture, _ = model._climb(z, mixture)
-    gains = torch.stack(scores).diff()
+    for _ in range(12):
+        scores.append(model._score(z, mixture))
+        mixture = model._climb(z, mixture, 0.0)
+    gains = torch.tensor(scores).diff()
     assert gains.min() > -1e-9
-    assert gains.sum() > 0.05
+    assert gains.sum() > 0.01
 
 
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
@@ -96,19 +96,26 @@ def test_bound_on_images_lies_below_their_mass_and_near_it() -> None:
     x = torch.tensor(list(itertools.product(range(6), repeat=2)), dtype=torch.uint8).view(-1, 1, 1, 2)
     bound = model.log_prob(x).double()
     # The mass of each image by integration over the noise.
-    u = (torch.arange(40) + 0.5) / 40
+    # Nodes that crowd at both ends of the interval, with their weights.
+    angle = math.pi * (torch.arange(40) + 0.5) / 40
+    u, weight = (1 - angle.cos()) / 2, angle.sin() / angle.sin().sum()
+    weight = weight.outer(weight).flatten().double()
     noisy = x.flatten(1).double().unsqueeze(1) + torch.cartesian_prod(u, u).double()
-    z = (noisy.flatten(0, 1) - model.shift) / model.scale
-    clean = GaussianMixture(Vectors(2), components=2)
-    log_p = clean._log_joint(z, model._mixture()).logsumexp(1).view(len(x), -1) - model.scale.double().log().sum()
-    mass = log_p.logsumexp(1) - math.log(1600)
-    assert (bound <= mass + 1e-5).all()
-    assert ((mass - bound) * mass.exp()).sum() < 0.1
+    p = 1e-4 + (1 - 2e-4) * noisy.flatten(0, 1) / 6
+    slope = ((1 - 2e-4) / 6 / (p * (1 - p))).log().sum(1)
+
+    def of_noise(model: GaussianMixture) -> Tensor:
+        z = (p.logit() - model.shift) / model.scale
+        log_p = model._log_joint(Reals(z, None), model._mixture()).logsumexp(1) - model.scale.double().log().sum()
+        return (log_p + slope).view(len(x), -1)
+
+    mass = (of_noise(model) + weight.log()).logsumexp(1)
+    assert mass.exp().sum() > 0.9
+    assert (bound <= mass + 1e-2).all()
+    assert ((mass - bound) * mass.exp()).sum() < 0.5
     # With one component the bound is the expectation over the noise itself.
     single = fitted(data, components=1)
-    z = (noisy.flatten(0, 1) - single.shift) / single.scale
-    expected = clean._log_joint(z, single._mixture()).view(len(x), -1).mean(1) - single.scale.double().log().sum()
-    torch.testing.assert_close(single.log_prob(x).double(), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(single.log_prob(x).double(), of_noise(single) @ weight, rtol=0, atol=2e-2)
 
 
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])

@@ -4,11 +4,11 @@ An undirected model of visible units v and binary hidden units h, with no links 
 
     E(v, h) = −Σ_i β_i(v_i) − Σ_j c_j h_j − Σ_ij t(v_i) W_ij h_j,        P(v, h) = exp(−E(v, h)) / Z.
 
-For binary images β_i(v) = b_i v and t(v) = v: the Bernoulli RBM. For grey levels β_i is a table with one bias a level,
-its first entry 0, and t runs from 0 to 1: a softmax visible unit whose mean the hidden units tilt (a harmonium of the
-exponential family, Welling et al. 2005), so that P is a mass on the user's own integers, and the hidden units switched
-off leave each pixel its own histogram. Where there are more than `bins` levels the units hold bins of neighbouring
-levels, k = bin(x), and the level within its bin follows the pixel's frequencies q_i, counted once:
+For binary images β_i(v) = b_i v and t(v) = v, up to a scale: the Bernoulli RBM. For grey levels β_i is a table with one
+bias a level, its first entry 0, and t rises evenly with the level: a softmax visible unit whose mean the hidden units
+tilt (a harmonium of the exponential family, Welling et al. 2005), so that P is a mass on the user's own integers, and
+the hidden units switched off leave each pixel its own histogram. Where there are more than `bins` levels the units hold
+bins of neighbouring levels, k = bin(x), and the level within its bin follows the pixel's frequencies q_i, counted once:
 P(x) = P_RBM(k) Π_i q_i(x_i | k_i), still a mass on the integers.
 
 The hidden units sum out: P(v) = exp(−F(v)) / Z with the free energy
@@ -58,6 +58,11 @@ from tacit.spaces import Images, Space
 _ENUMERABLE = 2**30
 # Largest number of elements of one temporary tensor, for memory and cache.
 _BLOCK = 2**24
+# Total variance of t(v) over the pixels, so that one learning rate suits images of any size (binary MNIST has about 50
+# with t(v) = v), and deviation of the first weights, with which hidden inputs begin at about ½: from much smaller ones
+# learning is slow to leave the saddle at zero.
+_VARIANCE = 50.0
+_DEVIATION = 0.07
 # The centre of the hidden units; any constant gives the same family of distributions.
 _HALF = 0.5
 
@@ -84,10 +89,11 @@ class RBM(Model):
 
     spaces: ClassVar = (Images,)
     recipe: ClassVar[Recipe] = Recipe(
-        batch_size=100, learning_rate=0.05, optimiser="SGD", momentum=0.0, schedule="cosine"
+        batch_size=100, learning_rate=0.1, optimiser="SGD", momentum=0.0, schedule="cosine"
     )
 
     chains: Tensor
+    grey: Tensor
     value: Tensor
     bin_of: Tensor
     centre: Tensor
@@ -108,7 +114,7 @@ class RBM(Model):
         bins: int = 20,
         burn_in: int = 200,
         ais_chains: int = 100,
-        ais_steps: int = 3000,
+        ais_steps: int = 2000,
     ):
         super().__init__(space)
         for name, given, least in (
@@ -127,14 +133,15 @@ class RBM(Model):
         levels, pixels = space.levels or 2, space.dimensions
         self.bins = min(levels, bins)
 
-        self.weight = nn.Parameter(0.01 * torch.randn(pixels, hidden))
+        self.weight = nn.Parameter(_DEVIATION * torch.randn(pixels, hidden))
         self.visible_bias = nn.Parameter(torch.zeros(pixels, self.bins - 1))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
 
         # Bins of equal width until `adapt` sees the data; q_i(x | bin) is stored as log masses and is uniform.
         bin_of = torch.arange(levels) * self.bins // levels
         self.register_buffer("bin_of", bin_of)
-        self.register_buffer("value", torch.arange(self.bins) / (self.bins - 1))
+        self.register_buffer("grey", torch.arange(self.bins) / (self.bins - 1))
+        self.register_buffer("value", self.grey.clone())
         self.register_buffer("within", -bin_of.bincount().log()[bin_of].expand(pixels, -1).clone())
         self.register_buffer("centre", torch.full((pixels,), 0.5))
         self.register_buffer("base_rate", torch.zeros(pixels, self.bins - 1))
@@ -169,7 +176,7 @@ class RBM(Model):
         """Visible bins given the tilt of each unit: (batch, pixels), uint8."""
         u = uniform(*tilt.shape, device=tilt.device)
         if self.bins == 2:
-            return (u < torch.sigmoid(tilt + bias[:, 0])).to(torch.uint8)
+            return (u < torch.sigmoid(tilt * (self.value[1] - self.value[0]) + bias[:, 0])).to(torch.uint8)
         rows = max(1, _BLOCK // (tilt.shape[1] * self.bins))
         k = [
             (v.unsqueeze(-1) > self._logits(t, bias).softmax(-1).cumsum(-1)[..., :-1]).sum(-1, dtype=torch.uint8)
@@ -224,12 +231,15 @@ class RBM(Model):
         member = F.one_hot(self.bin_of.cpu(), self.bins).double()
 
         grey = torch.arange(levels, dtype=torch.float64) / (levels - 1)
-        self.value.copy_((pooled * grey) @ member / (pooled @ member))
+        self.grey.copy_((pooled * grey) @ member / (pooled @ member))
         # A pixel's own frequencies, with the whole data's as a prior worth `levels` pixels.
         prior = levels * pooled / pooled.sum()
         binned = (count + prior) @ member
         self.within.copy_(((count + prior) / binned[:, self.bin_of.cpu()]).log())
         rate = binned / binned.sum(1, keepdim=True)
+        mean_grey = self.grey.double().cpu()
+        variance = (rate @ mean_grey.square() - (rate @ mean_grey).square()).sum().item()
+        self.value.copy_(self.grey * math.sqrt(_VARIANCE / max(variance, 1e-3)))
         self.centre.copy_(rate @ self.value.double().cpu())
         log_rate = rate.log()
         self.base_rate.copy_(log_rate[:, 1:] - log_rate[:, :1])
@@ -253,7 +263,8 @@ class RBM(Model):
             if self.training:
                 self.chains.copy_(self._gibbs(self.chains, self.gibbs_steps, noise.rand_alike))
             chains = self.chains
-        return Losses(free_energy_gap=self._free_energy(data).mean() - self._free_energy(chains).mean())
+        real, imagined = self._free_energy(torch.cat((data, chains))).split((len(data), len(chains)))
+        return Losses(free_energy_gap=real.mean() - imagined.mean())
 
     # -- the partition function ----------------------------------------------------------------------------------------
 
@@ -384,7 +395,7 @@ class RBM(Model):
     def decode(self, z: Tensor) -> Tensor:
         """The mean image given hidden units in [0, 1], (batch, hidden): (batch, *space.shape), float32."""
         levels = len(self.bin_of)
-        mean = self._logits(self._visible_input(z), self.visible_bias).softmax(-1) @ self.value
+        mean = self._logits(self._visible_input(z), self.visible_bias).softmax(-1) @ self.grey
         return (mean * (levels - 1)).view(len(z), *self.space.shape)
 
     def embed(self, x: Tensor) -> Tensor:

@@ -7,15 +7,18 @@ An observation comes from one of K Gaussians, and which one is the latent variab
 Expectation maximisation (Dempster et al. 1977) alternates the responsibilities r_k(x) = P(k | x) with the weighted
 moments of the data under them, from a start by k-means++ (Arthur & Vassilvitskii 2007); each round raises the
 likelihood. Features are standardised first and the Jacobian is counted. To each covariance a ridge is added, in units
-of the standardised features: the exact maximiser for data blurred by noise of that variance.
+of the standardised features: the exact maximiser for data blurred by noise of that variance; unless it is given, it is
+the one that held-out rows like best.
 
-The integers of an image are dequantised by uniform noise u in [0, 1) (Theis et al. 2016), not by drawing it but in
-closed form: E_u log N(x + u; μ, Σ) = log N(x + ½; μ, Σ) − tr(Σ⁻¹) / 24, and by Jensen's inequality
+The integers of an image are dequantised by uniform noise u in [0, 1) (Theis et al. 2016) and mapped to the reals by
+y = logit(λ + (1 − 2λ) (x + u) / levels), which spreads the crowd of black pixels that no Gaussian can follow. The noise
+is not drawn: y has a mean m and a variance v for each level, and
 
-    log P(x) ≥ log Σ_k π_k exp(E_u log N(x + u; μ_k, Σ_k)).
+    E_u log N(y; μ, Σ) = log N(m; μ, Σ) − ½ Σ_i (Σ⁻¹)_ii v_i,
+    log P(x) ≥ log Σ_k π_k exp(E_u log N(y; μ_k, Σ_k)) + E_u log |dy / dx|
 
-This bound is deterministic, and expectation maximisation climbs it exactly: the covariance of u, I / 12, is added to
-each Σ_k, so that a pixel that never changes needs no ridge.
+by Jensen's inequality. This bound is deterministic, and expectation maximisation climbs it exactly: v is added to the
+second moments, so that a pixel that never changes needs no ridge.
 
 References:
 ----------
@@ -39,11 +42,14 @@ from tacit.errors import DataError, SpaceError, TrainingError
 from tacit.model import Model
 from tacit.spaces import Images, Space, Vectors
 
-# What `components=None` chooses from, on this share of the rows.
+# What `components=None` and `ridge=None` choose from (the search begins at the first ridge), on this share of the rows.
 _COMPONENTS = (1, 2, 3, 5, 10, 20)
+_RIDGES = (1e-2, 1e-1, 1e-3, 1e-4)
 _HELD_OUT = 0.2
 # Beyond this many dimensions the products of an E-step are taken in float32; all else is float64.
 _WIDE = 128
+# λ of the logit, for images.
+_MARGIN = 1e-4
 # Multiplications of one E-step on full covariances: with more rows than that allows, EM runs on a random part of them
 # and ends with one round over all of them.
 _WORK = 1.2e11
@@ -59,7 +65,14 @@ class Mixture(NamedTuple):
     factor: Tensor
 
 
-# Σ r, Σ r z and Σ r z zᵀ of each component: (K,), (K, D) and (K, D, D) or its diagonal (K, D).
+class Reals(NamedTuple):
+    """Observations as real numbers: their mean and, where they are dequantised, variance over the noise, (batch, D)."""
+
+    mean: Tensor
+    variance: Tensor | None
+
+
+# Σ r, Σ r z and Σ r E[z zᵀ] of each component: (K,), (K, D) and (K, D, D) or its diagonal (K, D).
 Moments = tuple[Tensor, Tensor, Tensor]
 
 
@@ -70,7 +83,7 @@ class GaussianMixture(Model):
         space: rows of a table, or images.
         components: number K of Gaussians; None chooses by the likelihood of held-out rows.
         covariance: "full" or "diagonal".
-        ridge: variance added to every feature, in units of its variance in the data.
+        ridge: variance added to every feature, in units of its variance in the data; None chooses, likewise.
         restarts: how often to start anew; the run of the greatest likelihood is kept.
         iterations: most rounds of expectation maximisation.
         tolerance: the least gain of a round, in nats a dimension; below it the run ends.
@@ -86,6 +99,7 @@ class GaussianMixture(Model):
     factor: Tensor
     shift: Tensor
     scale: Tensor
+    level: Tensor
 
     def __init__(
         self,
@@ -93,7 +107,7 @@ class GaussianMixture(Model):
         *,
         components: int | None = 10,
         covariance: Literal["full", "diagonal"] = "full",
-        ridge: float = 1e-3,
+        ridge: float | None = None,
         restarts: int = 1,
         iterations: int = 100,
         tolerance: float = 1e-4,
@@ -101,7 +115,7 @@ class GaussianMixture(Model):
         super().__init__(space)
         for name, given, least in (
             ("components", components or 1, 1),
-            ("ridge", ridge, 0),
+            ("ridge", ridge or 0.0, 0),
             ("restarts", restarts, 1),
             ("iterations", iterations, 1),
             ("tolerance", tolerance, 0),
@@ -120,6 +134,8 @@ class GaussianMixture(Model):
         self.register_buffer("factor", unit.expand(most, *unit.shape).clone())
         self.register_buffer("shift", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
+        if space.levels:
+            self.register_buffer("level", _of_levels(space.levels), persistent=False)
 
     @property
     def density(self) -> Kind:
@@ -128,60 +144,83 @@ class GaussianMixture(Model):
 
     # -- the user's units and the mixture's --------------------------------------------------------------------------
 
-    def _standardised(self, x: Tensor) -> Tensor:
-        """Observations -> (batch, features), in which the mixture lives; images at the middle of their cells."""
-        features = self.space.dimensions
-        dtype = torch.float32 if features > _WIDE and self.covariance == "full" else torch.float64
-        half = 0.5 if self.density == "bound" else 0.0
-        return ((x.flatten(1).to(torch.float64) + half - self.shift) / self.scale).to(dtype)
+    def _reals(self, x: Tensor) -> Reals:
+        """Observations as real numbers, (batch, features), before they are standardised."""
+        if not self.space.levels:
+            return Reals(x.double(), None)
+        mean, variance = self.level[:2, x.flatten(1).long()]
+        return Reals(mean, variance)
 
-    def _blur(self) -> float:
-        """Variance of the dequantising noise in the mixture's units: 0 for rows of a table."""
-        return 1 / 12 / self.scale[0].item() ** 2 if self.density == "bound" else 0.0
+    def _standardised(self, x: Tensor) -> Reals:
+        """Observations as real numbers of mean 0 and variance 1 in the data, (batch, features)."""
+        wide = self.space.dimensions > _WIDE and self.covariance == "full"
+        dtype = torch.float32 if wide else torch.float64
+        mean, variance = self._reals(x)
+        z = ((mean - self.shift) / self.scale).to(dtype)
+        return Reals(z, None if variance is None else (variance / self.scale.double().square()).to(dtype))
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        """E_u log |dz / dx| in nats, (batch,)."""
+        log_det = -self.scale.double().log().sum()
+        return log_det + self.level[2, x.flatten(1).long()].sum(1) if self.space.levels else log_det.expand(len(x))
 
     def _measure(self, data: Dataset) -> None:
-        """Shift and scale: each feature of a table by its own deviation, all pixels of an image by a common one."""
+        """Shift and scale of each feature: its mean and deviation in the data, of a constant one 1."""
         total = torch.zeros(2, self.space.dimensions, dtype=torch.float64, device=self.device)
-        shift = data[torch.zeros(1, dtype=torch.int64)].flatten().to(total)
+        shift = self._reals(data[torch.zeros(1, dtype=torch.int64)].to(self.device)).mean
         for index in data.ordered(4096):
-            x = data[index].flatten(1).to(total) - shift
-            total += torch.stack((x.sum(0), x.square().sum(0)))
+            mean, variance = self._reals(data[index].to(self.device))
+            square = (mean - shift).square() if variance is None else (mean - shift).square() + variance
+            total += torch.stack(((mean - shift).sum(0), square.sum(0)))
         mean, square = total / len(data)
         variance = square - mean.square()
-        if self.density == "bound":
-            mean, variance = mean + 0.5, variance.mean().expand_as(variance)
-        self.shift.copy_(shift + mean)
-        self.scale.copy_(torch.where(variance > 1e-24 + 1e-12 * shift.square(), variance.sqrt(), 1.0))
+        self.shift.copy_((shift + mean)[0])
+        self.scale.copy_(torch.where(variance > 1e-24, variance.sqrt(), 1.0))
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def fit_exactly(self, data: Dataset) -> None:
-        """Expectation maximisation, `restarts` times; with `components=None`, for each candidate first.
+        """Expectation maximisation, `restarts` times for each number of components in question.
+
+        What is to be chosen, components or ridge, is chosen by the likelihood of a fifth of the rows, held out; the
+        winner then goes on from where it stands with all rows.
 
         Raises:
             DataError: there are fewer rows than components.
             TrainingError: a covariance is singular.
         """
-        least = self.components or _COMPONENTS[0]
-        if len(data) < least:
+        if len(data) < (self.components or 1):
             raise DataError(
-                f"{data.name} has {len(data)} rows, too few for {least} components: give {len(data)} or fewer"
+                f"{data.name} has {len(data)} rows, too few for {self.components} components: give {len(data)} or fewer"
             )
         self._measure(data)
-        components = self.components or self._choose(data)
+        candidates = [self.components] if self.components else [c for c in _COMPONENTS if c <= len(data)]
+        ridges = _RIDGES if self.ridge is None else (self.ridge,)
         features = self.space.dimensions
-        work = features * components * (features if self.covariance == "full" else 1)
-        rows = torch.arange(len(data))
-        if len(data) > (most := max(int(_WORK / work), 10 * components)):
-            rows = torch.randperm(len(data))[:most].sort().values
-        z = self._standardised(data[rows].to(self.device))
-        runs = [self._climb(z, self._start(z, components)) for _ in range(self.restarts)]
-        mixture, _ = max(runs, key=lambda run: run[1])
+        work = features * max(candidates) * (features if self.covariance == "full" else 1)
+        most = max(int(_WORK / work), 10 * max(candidates))
+        every = torch.randperm(len(data))
+        held_out = int(_HELD_OUT * len(data)) if len(candidates) * len(ridges) > 1 else 0
+        rows = every[held_out:][:most]
+        train = self._standardised(data[rows].to(self.device))
+        judge = self._standardised(data[every[:held_out][:most]].to(self.device)) if held_out else train
+
+        rivals = []
+        for components in candidates * self.restarts:
+            mixture = self._climb(train, self._start(train, components, ridges[0]), ridges[0])
+            moments = _moments(train, self._log_joint(train, mixture).softmax(1), self.covariance)
+            for choice in ridges:
+                rival = _maximise(moments, choice)
+                rivals.append((self._score(judge, rival), rival, choice))
+        _, best, ridge = max(rivals, key=lambda each: each[0])
+        if held_out:
+            rows = every[:most]
+            best = self._climb(self._standardised(data[rows].to(self.device)), best, ridge)
         if len(rows) < len(data):
-            mixture = self._maximise(self._all_moments(data, mixture))
+            best = _maximise(self._all_moments(data, best), ridge)
         self.log_weight.fill_(-math.inf)
-        for buffer, value in zip((self.log_weight, self.mean, self.factor), mixture, strict=True):
+        for buffer, value in zip((self.log_weight, self.mean, self.factor), best, strict=True):
             buffer[: len(value)] = value
 
     def _all_moments(self, data: Dataset, mixture: Mixture) -> Moments:
@@ -194,24 +233,9 @@ class GaussianMixture(Model):
                 sums += more
         return total
 
-    def _choose(self, data: Dataset) -> int:
-        """The candidate for K of the greatest likelihood on held-out rows."""
-        order = torch.randperm(len(data))
-        held_out = max(1, int(_HELD_OUT * len(data)))
-        features = self.space.dimensions
-        work = features * max(_COMPONENTS) * (features if self.covariance == "full" else 1)
-        most = max(int(_WORK / work), 10 * max(_COMPONENTS))
-        train, valid = order[held_out:][:most], order[:held_out][:most]
-        z, held = (self._standardised(data[rows].to(self.device)) for rows in (train, valid))
-        scores = {
-            components: self._log_joint(held, self._climb(z, self._start(z, components))[0]).logsumexp(1).mean().item()
-            for components in _COMPONENTS
-            if components <= len(z)
-        }
-        return max(scores, key=scores.__getitem__, default=1)
-
-    def _start(self, z: Tensor, components: int) -> Mixture:
+    def _start(self, data: Reals, components: int, ridge: float) -> Mixture:
         """The moments of clusters found by k-means, its centres drawn by k-means++."""
+        z = data.mean
         centres = z[torch.randint(len(z), (1,), device=z.device)]
         nearest = (z - centres).square().sum(1)
         for _ in range(components - 1):
@@ -227,22 +251,27 @@ class GaussianMixture(Model):
             total = torch.zeros_like(centres).index_add_(0, closest, z)
             centres = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], centres)
         member = torch.nn.functional.one_hot(_closest(z, centres), components).to(z.dtype)
-        return self._maximise(_moments(z, member, self.covariance))
+        return _maximise(_moments(data, member, self.covariance), ridge)
 
-    def _climb(self, z: Tensor, mixture: Mixture) -> tuple[Mixture, float]:
-        """Rounds of expectation maximisation from `mixture`: the last one and its log-likelihood a row."""
+    def _climb(self, data: Reals, mixture: Mixture, ridge: float) -> Mixture:
+        """Rounds of expectation maximisation from `mixture` until they gain no more."""
         before = -math.inf
         for _ in range(self.iterations):
-            log_joint = self._log_joint(z, mixture)
+            log_joint = self._log_joint(data, mixture)
             now = log_joint.logsumexp(1).mean(dtype=torch.float64).item()
-            if now - before < self.tolerance * z.shape[1]:
+            if now - before < self.tolerance * self.space.dimensions:
                 break
             before = now
-            mixture = self._maximise(_moments(z, log_joint.softmax(1), self.covariance))
-        return mixture, now
+            mixture = _maximise(_moments(data, log_joint.softmax(1), self.covariance), ridge)
+        return mixture
 
-    def _log_joint(self, z: Tensor, mixture: Mixture) -> Tensor:
-        """Log π_k N(z; μ_k, Σ_k), less the cost of dequantisation, of rows (batch, features): (batch, K)."""
+    def _score(self, data: Reals, mixture: Mixture) -> float:
+        """Mean log-likelihood of standardised rows, in nats."""
+        return self._log_joint(data, mixture).logsumexp(1).mean(dtype=torch.float64).item()
+
+    def _log_joint(self, data: Reals, mixture: Mixture) -> Tensor:
+        """E_u log π_k N(z; μ_k, Σ_k) of rows (batch, features): (batch, K)."""
+        z, variance = data
         log_weight, mean, factor = (value.to(z.dtype) for value in mixture)
         if factor.dim() == 3:
             log_det = factor.diagonal(dim1=1, dim2=2).log().sum(1)
@@ -253,34 +282,9 @@ class GaussianMixture(Model):
             log_det = factor.log().sum(1)
             rows = max(1, _BLOCK // factor.numel())
             square = torch.cat([((part.unsqueeze(1) - mean) * factor).square().sum(2) for part in z.split(rows)])
-        trace = factor.flatten(1).square().sum(1)
-        constant = log_weight + log_det - 0.5 * (z.shape[1] * math.log(2 * math.pi) + self._blur() * trace)
-        return constant - 0.5 * square
-
-    def _maximise(self, moments: Moments) -> Mixture:
-        """The mixture of these moments: the M-step, in float64."""
-        count, first, second = moments
-        n = count.clamp(min=torch.finfo(count.dtype).tiny)
-        mean = first / n[:, None]
-        extra = self.ridge + self._blur()
-        if second.dim() == 2:
-            variance = (second / n[:, None] - mean.square()).clamp(min=0) + extra
-            factor = variance.rsqrt()
-            broken = ~factor.isfinite().all(1)
-        else:
-            covariance = second / n[:, None, None] - mean.unsqueeze(2) * mean.unsqueeze(1)
-            covariance.diagonal(dim1=1, dim2=2).add_(extra)
-            lower, info = torch.linalg.cholesky_ex(covariance)
-            broken = info > 0
-            eye = torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
-            if not broken.any():
-                factor = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False).mT
-        if broken.any():
-            raise TrainingError(
-                f"the covariance of component {int(broken.nonzero()[0])} of gaussian-mixture is singular at "
-                f"ridge={self.ridge:g}: give a larger ridge or fewer components"
-            )
-        return Mixture((count / count.sum()).log(), mean, factor)
+        if variance is not None:
+            square = square + variance @ (factor.square().sum(2) if factor.dim() == 3 else factor.square()).T
+        return log_weight + log_det - 0.5 * (z.shape[1] * math.log(2 * math.pi) + square)
 
     # -- capabilities -------------------------------------------------------------------------------------------------
 
@@ -289,8 +293,8 @@ class GaussianMixture(Model):
 
     def _user_log_joint(self, x: Tensor) -> Tensor:
         """Log π_k p(x | k) in nats of the user's data: (batch, K)."""
-        z = self._standardised(self.space.check(x))
-        return self._log_joint(z, self._mixture()).double() - self.scale.double().log().sum()
+        log_joint = self._log_joint(self._standardised(self.space.check(x)), self._mixture())
+        return log_joint.double() + self._log_det(x)[:, None]
 
     @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
@@ -313,7 +317,7 @@ class GaussianMixture(Model):
                 z[rows] = y[rows] / factor + self.mean[k]
         x = z * self.scale + self.shift
         if self.space.levels:
-            x = x.floor().clamp(0, self.space.levels - 1)
+            x = (_from_logit(x) * self.space.levels).floor().clamp(0, self.space.levels - 1)
         return x.view(count, *self.space.shape).to(self.space.torch_dtype)
 
     @torch.no_grad()
@@ -323,9 +327,11 @@ class GaussianMixture(Model):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """The mean observation of responsibilities (batch, K): (batch, *space.shape), float32."""
-        mean = (z.to(self.mean) @ self.mean) * self.scale + self.shift
-        return (mean - 0.5 if self.density == "bound" else mean).view(len(z), *self.space.shape)
+        """The observation at the mean of the components under responsibilities (batch, K): (batch, *space.shape)."""
+        x = (z.to(self.mean) @ self.mean) * self.scale + self.shift
+        if self.space.levels:
+            x = (_from_logit(x) * self.space.levels - 0.5).clamp(0, self.space.levels - 1)
+        return x.view(len(z), *self.space.shape)
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
@@ -339,10 +345,11 @@ def _closest(z: Tensor, centres: Tensor) -> Tensor:
     return (centres.square().sum(1) - 2 * z @ centres.T).argmin(1)
 
 
-def _moments(z: Tensor, responsibility: Tensor, covariance: str) -> Moments:
+def _moments(data: Reals, responsibility: Tensor, covariance: str) -> Moments:
     """The sums over rows (batch, D) under their responsibilities (batch, K), in float64."""
+    z, variance = data
     if covariance == "diagonal":
-        second = (responsibility.T @ z.square()).double()
+        second = (responsibility.T @ (z.square() if variance is None else z.square() + variance)).double()
     else:
         weighted = []
         for r in responsibility.unbind(1):
@@ -351,4 +358,48 @@ def _moments(z: Tensor, responsibility: Tensor, covariance: str) -> Moments:
             member = z[rows] * r[rows, None].sqrt()
             weighted.append((member.T @ member).double())
         second = torch.stack(weighted)
+        if variance is not None:
+            second.diagonal(dim1=1, dim2=2).add_((responsibility.T @ variance).double())
     return responsibility.sum(0, dtype=torch.float64), (responsibility.T @ z).double(), second
+
+
+def _maximise(moments: Moments, ridge: float) -> Mixture:
+    """The mixture of these moments: the M-step, in float64."""
+    count, first, second = moments
+    n = count.clamp(min=torch.finfo(count.dtype).tiny)
+    mean = first / n[:, None]
+    if second.dim() == 2:
+        variance = (second / n[:, None] - mean.square()).clamp(min=0) + ridge
+        factor = variance.rsqrt()
+        broken = ~factor.isfinite().all(1)
+    else:
+        covariance = second / n[:, None, None] - mean.unsqueeze(2) * mean.unsqueeze(1)
+        covariance.diagonal(dim1=1, dim2=2).add_(ridge)
+        lower, info = torch.linalg.cholesky_ex(covariance)
+        broken = info > 0
+        eye = torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
+        if not broken.any():
+            factor = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False).mT
+    if broken.any():
+        raise TrainingError(
+            f"the covariance of component {int(broken.nonzero()[0])} of gaussian-mixture is singular at "
+            f"ridge={ridge:g}: give a larger ridge or fewer components"
+        )
+    return Mixture((count / count.sum()).log(), mean, factor)
+
+
+def _of_levels(levels: int) -> Tensor:
+    """Mean and variance of y = logit(λ + (1 − 2λ) (x + u) / levels) over u, and E_u log |dy / dx|: (3, levels)."""
+    # Nodes that crowd towards both ends of the interval, where the logit bends.
+    angle = math.pi * (torch.arange(512, dtype=torch.float64) + 0.5) / 512
+    u, weight = (1 - angle.cos()) / 2, angle.sin() / angle.sin().sum()
+    p = _MARGIN + (1 - 2 * _MARGIN) * (torch.arange(levels).unsqueeze(1) + u) / levels
+    y = p.logit()
+    mean = y @ weight
+    slope = math.log((1 - 2 * _MARGIN) / levels) - (p.log() + (-p).log1p())
+    return torch.stack((mean, (y - mean[:, None]).square() @ weight, slope @ weight))
+
+
+def _from_logit(y: Tensor) -> Tensor:
+    """The inverse of the logit, in [0, 1] for what observations can be."""
+    return (y.sigmoid() - _MARGIN) / (1 - 2 * _MARGIN)
