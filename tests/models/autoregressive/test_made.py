@@ -203,3 +203,12 @@ def test_refuses_what_makes_no_network(arguments):
 def test_refuses_a_temperature_of_zero():
     with pytest.raises(TacitError, match="temperature"):
         MADE(BINARY).sample(2, temperature=0)
+
+
+def test_bfloat16_changes_little():
+    torch.manual_seed(0)
+    model, x = MADE(BINARY, hidden=(30, 20), orderings=2), everything(BINARY)[::7]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rough = model.log_prob(x)
+    assert rough.dtype == torch.float32
+    assert torch.allclose(rough, model.log_prob(x), atol=0.1)

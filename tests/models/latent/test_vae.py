@@ -209,3 +209,12 @@ def test_temperature_scales_the_latent_deviation():
 def test_refuses_what_does_not_fit(space, arguments, message):
     with pytest.raises(TacitError, match=message):
         VAE(space, **arguments)
+
+
+@pytest.mark.parametrize("space", [BINARY, Vectors(3)], ids=["binary", "table"])
+def test_bfloat16_changes_little(space):
+    model, x = random_vae(space), observations(space, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.loss(Batch(x, torch.arange(4))).total.dtype == torch.float32
+        rough = model.importance_weighted(x, 2000)
+    assert torch.allclose(rough, model.importance_weighted(x, 2000), atol=0.3)

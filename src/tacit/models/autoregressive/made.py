@@ -141,7 +141,7 @@ class MADE(Model):
             shift = self.direct(inputs, mask.repeat(self.direct.out_features // len(mask), self.width))
             shift = shift.view(len(h), -1, parameters.shape[2])
             parameters[:, : self.head.locations] += shift
-        return parameters
+        return parameters.float()  # likelihoods are float32 whatever the network's precision
 
     def _entries(self, x: Tensor) -> Tensor:
         """Observations as the head's entries, (batch, D): tables standardised."""

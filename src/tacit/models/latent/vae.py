@@ -94,7 +94,7 @@ class VAE(Model):
         # What the decoder adds to an entry's own location and scale, which start at the data's (`adapt`).
         self.entry = nn.Parameter(torch.zeros(self.head.parameters, *space.shape))
 
-    # -- the two networks ---------------------------------------------------------------------------------------------
+    # -- the two networks: likelihoods are float32 whatever the networks' precision -----------------------------------
 
     def _entries(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Observations as the head takes them, and log |det| of the way there, (batch,): tables standardised."""
@@ -106,11 +106,12 @@ class VAE(Model):
     def _posterior(self, entries: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x), (batch, latent) each. The encoder sees images on [−1, 1]."""
         levels = self.space.levels
-        return self.encoder(entries if levels is None else entries.float() * (2 / (levels - 1)) - 1).chunk(2, 1)
+        seen = entries if levels is None else entries.float() * (2 / (levels - 1)) - 1
+        return self.encoder(seen).float().chunk(2, 1)
 
     def _given(self, z: Tensor) -> Tensor:
         """The head's parameters of p(x|z), (batch, parameters, *shape)."""
-        location = self.decoder(z)[:, None] + self.entry[:1]
+        location = self.decoder(z).float()[:, None] + self.entry[:1]
         if self.head.parameters == 1:
             return location
         return torch.cat([location, self.entry[1:].expand(len(z), *self.entry[1:].shape)], 1)
