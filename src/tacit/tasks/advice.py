@@ -150,8 +150,10 @@ def _both_rule(rows: list[Row], quality: str) -> Rule:
     if not competing(rows, key):
         return Rule(claim, "not checked", "No features were measured: that takes labels.")
     if not mine or len(able) < 2:
-        count = "No" if not able else _list([row.model for row in able])
-        return Rule(claim, "not checked", f"{count} alone has both samples and features that were measured.")
+        evidence = (
+            f"{mine[0].model} alone has both samples and features measured." if mine else "No VAE has both measured."
+        )
+        return Rule(claim, "not checked", evidence)
     vae, heading = mine[0], COLUMN[quality].heading
 
     def shown(row: Row) -> str:
