@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 import tyro
-from record import record
 
 import tacit
+from record import record
 from tacit.metrics.extractor import extractor_for
 from tacit.metrics.frechet import frechet_distance, jackknife
 

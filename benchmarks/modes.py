@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 import tyro
-from record import record
 from torch import Tensor
 
 import tacit
+from record import record
 from tacit.data.builtin import modes
 
 SOURCE = "Lin et al. 2018, arXiv:1712.04086, table 1 (10 runs)"
@@ -87,7 +87,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2, 3, 4), steps: int = 8000) -> None:
             better="higher",
             seed=list(seeds),
             seconds=seconds,
-            uncertainty=statistics.stdev(values),
+            uncertainty=statistics.stdev(values) if len(values) > 1 else None,
             target=target,
             reference=reference and {"value": reference, "source": SOURCE},
             note=f"the worst of {len(seeds)} seeds ({', '.join(f'{v:.3g}' for v in values)}), {steps} generator steps "
