@@ -282,7 +282,7 @@ class RBM(Model):
             return None
         return "hidden" if over_hidden <= over_visible else "visible"
 
-    def _enumerated(self) -> Tensor:
+    def enumerated_log_z(self) -> Tensor:
         """Log Z by the sum over all states of one layer, a scalar that gradients flow through."""
         layer = self._enumerates()
         pixels, hidden = self.weight.shape
@@ -301,7 +301,7 @@ class RBM(Model):
         return torch.stack(total).logsumexp(0)
 
     @torch.no_grad()
-    def _annealed(self) -> tuple[Tensor, Tensor]:
+    def annealed_log_z(self) -> tuple[Tensor, Tensor]:
         """Log Z and its standard error by annealed importance sampling (Salakhutdinov & Murray 2008, §4.1).
 
         The noise has a generator of its own, so log Z is a function of the weights alone.
@@ -348,11 +348,11 @@ class RBM(Model):
         """
         layer = self._enumerates()
         if layer and torch.is_grad_enabled():
-            return self._enumerated().double()
+            return self.enumerated_log_z().double()
         summary = self._summary()
         if not torch.allclose(summary, self.log_z_of, rtol=1e-9, atol=1e-9):
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                log_z, error = (self._enumerated().double(), torch.zeros(())) if layer else self._annealed()
+                log_z, error = (self.enumerated_log_z().double(), torch.zeros(())) if layer else self.annealed_log_z()
             self.log_z.copy_(log_z)
             self.log_z_error.copy_(error)
             self.log_z_of.copy_(summary)
