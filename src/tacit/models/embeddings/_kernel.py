@@ -39,7 +39,7 @@ def noise_word(bits: np.uint64, threshold: np.ndarray, alias: np.ndarray) -> np.
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
-def learn_pair(  # noqa: PLR0917
+def learn_pair(
     v: np.ndarray, output: np.ndarray, words: np.ndarray, count: int, rate: np.float32, g: np.ndarray, e: np.ndarray
 ) -> float:
     """One step of stochastic gradient descent on one pair; returns its loss before the step.
@@ -77,7 +77,7 @@ def learn_pair(  # noqa: PLR0917
 
 
 @njit(cache=True, error_model="numpy")
-def learn(  # noqa: PLR0917
+def learn(
     text: np.ndarray,
     starts: np.ndarray,
     input: np.ndarray,
