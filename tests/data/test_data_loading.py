@@ -93,6 +93,18 @@ def test_named_sets_by_home_and_by_path(home, monkeypatch):
     assert cardio.class_names == ("normal", "anomaly") and cardio.name == "6_cardio"
 
 
+def test_a_name_goes_before_a_folder_of_that_name(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("moons", "mine", "miniboone-subset"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "x.npy", np.zeros((30, 7)))
+    assert load("moons").space == Vectors(2) and load("./moons").space == Vectors(7)
+    data = load("miniboone-subset", data_home=home)
+    assert data.space == Vectors(4) and data.source["path"] == "miniboone-subset"
+    # A folder of the home that tacit does not know is a folder like any other, and the nearer one wins.
+    assert load("mine", data_home=home).space == Vectors(7)
+
+
 def test_a_run_can_load_it_again(home, tmp_path, monkeypatch):
     monkeypatch.chdir(home)
     data = load("mine/data.npy", memory=0.25)
@@ -103,6 +115,8 @@ def test_a_run_can_load_it_again(home, tmp_path, monkeypatch):
     data = load(tmp_path / "x.npy", image_shape=(2, 3))
     assert load(**json.loads(json.dumps(data.source))).space == data.space
     assert load(**json.loads(json.dumps(load("photographs", size=(9, 8)).source))).space == Images(3, 9, 8)
+    monkeypatch.setenv("TACIT_DATA", "/nowhere")
+    assert load(**source).fingerprint() == load(tmp_path.parent / source["path"]).fingerprint()
     named = load("mine", data_home=home)
     assert load(**json.loads(json.dumps(named.source))).fingerprint() == named.fingerprint()
 
@@ -136,7 +150,7 @@ def test_folders_without_data(tmp_path, home):
         load(empty)
     with pytest.raises(DataError, match="xyz is of a kind that cannot be read"):
         load(empty / "a.xyz")
-    with pytest.raises(DataError, match="is no folder: let data_home name"):
+    with pytest.raises(DataError, match="is no folder: let data_home"):
         load("mnist", data_home=tmp_path / "nowhere")
     with pytest.raises(DataError, match=f"it is not in {home}"):
         load("mnist", data_home=home)

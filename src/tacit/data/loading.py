@@ -113,12 +113,17 @@ def load(
         if name not in takes and name != "memory":
             raise DataError(f"{name}={value!r} does not apply to {path}, which is {what}: leave it out")
     found = reader(**{name: value for name, value in options.items() if name in takes})
-    source = {
-        "path": str(Path(path).resolve()) if Path(path).exists() else os.fspath(path),
-        "data_home": None if home is None else str(home.resolve()),
-        **options,
-    }
-    return replace(found, name=_short(os.fspath(path)), source=source)
+    name = os.fspath(path)
+    source: dict[str, Any] = {"path": name, "data_home": None if home is None else str(home.resolve())}
+    if _is_path(name, home):
+        source = {"path": str(Path(path).resolve())}
+    return replace(found, name=_short(name), source=source | options)
+
+
+def _is_path(name: str, home: Path | None) -> bool:
+    """Whether `_find` takes it for a file or folder, and not for a name."""
+    known = name in builtin.READERS or (home is not None and _named(name, home / name) is not None)
+    return Path(name).exists() and not known
 
 
 def _short(path: str) -> str:
@@ -137,7 +142,7 @@ def _find(name: str, home: Path | None) -> Found:
         return "built in", builtin.READERS[name]
     if home is not None and (found := _named(name, home / name)):
         return found
-    if path.exists():
+    if _is_path(name, home):
         return _named(path.resolve().name, path) or _of_path(path)
     if name in register.REFUSED:
         raise DataError(f"{name} {register.REFUSED[name]}")

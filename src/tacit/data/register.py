@@ -102,15 +102,13 @@ def home(data_home: str | os.PathLike[str] | None = None) -> Path | None:
     """The folder that holds named data sets: `data_home`, or `TACIT_DATA`, or none.
 
     Raises:
-        DataError: it is named and does not exist.
+        DataError: `data_home` does not exist.
     """
+    if data_home is not None and not Path(data_home).is_dir():
+        raise DataError(f"{data_home} is no folder: let data_home (--data-home) name the one that holds the data sets")
     named = data_home or os.environ.get("TACIT_DATA")
-    if not named:
-        return None
-    if not Path(named).is_dir():
-        source = "data_home" if data_home else "TACIT_DATA"
-        raise DataError(f"{named} is no folder: let {source} name the one that holds the data sets")
-    return Path(named)
+    # Who reads their own file is not troubled with a variable that names nothing.
+    return Path(named) if named and Path(named).is_dir() else None
 
 
 def is_at(name: str, folder: Path) -> bool:

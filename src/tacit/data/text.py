@@ -143,6 +143,8 @@ def _up_to_space(text: str) -> str:
 
 def _within_frame(text: str) -> str:
     """The book itself; all of a text that has no such frame."""
-    start = re.search(r"^\*\*\* ?START OF.*$", text, re.MULTILINE)
-    end = re.search(r"^\*\*\* ?END OF.*$", text, re.MULTILINE)
-    return text[start.end() if start else 0 : end.start() if end else None].lstrip()
+    if end := re.search(r"^\*\*\* ?END OF.*$", text, re.MULTILINE):
+        text = text[: end.start()]
+    if start := re.search(r"^\*\*\* ?START OF.*$", text, re.MULTILINE):
+        text = text[start.end() :].lstrip()
+    return text
