@@ -193,3 +193,8 @@ def test_a_disk_that_refuses_is_one_line_and_loses_nothing(tmp_path):
     assert found.returncode == 2, found.stderr
     assert "checkpoint of step 5 could not be written" in found.stderr and "Traceback" not in found.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+
+def test_options_that_mean_nothing_to_a_model_are_refused(capsys):
+    assert "leave --learning-rate out" in fails(capsys, "fit", "histogram", "digits", "--learning-rate", "0.1")
+    assert "leave --devices out" in fails(capsys, "fit", "histogram", "digits", "--devices", "2")

@@ -118,7 +118,11 @@ def fit(
         save_seconds=save_seconds,
         pictures=pictures,
     )
-    cls(dataset.space, **configured)  # refuses a space or an argument it cannot take before a folder is made
+    # Built once before a folder is made: it refuses a space or an argument that it cannot take.
+    stepped = any(list(group["params"]) for group in cls(dataset.space, **configured).players().values())
+    if not stepped and (devices > 1 or learning_rate is not None):
+        option = "--devices" if devices > 1 else "--learning-rate"
+        raise TacitError(f"{model} learns without an optimiser, in one process: leave {option} out")
     path = _new_folder(out, f"{model}-{dataset.name}")
     record = {
         "format": 1,
