@@ -4,12 +4,13 @@ Each is probed alike: cosine k-NN with k = 200, T = 0.07, centred; cosine k-NN w
 logistic regression on standardised features, C chosen on a part of the training rows. The model learns from the
 training part; the probes are fitted on all rows that are not test rows and scored on the test rows, once, at the end.
 
+An interrupted training goes on where it stopped when the same command is given again.
+
     python benchmarks/representations.py --models simclr rotation
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from record import record
 from tacit import catalogue
 from tacit.data import Dataset
 from tacit.metrics.probes import embed_all, knn, linear_probe
+from tacit.tasks.resume import resume
 
 # (model, figure) -> what is aimed at on Fashion-MNIST, in per cent.
 _TARGETS = {("simclr", "linear-probe"): 87.5, ("simclr", "knn-200"): 82.9, ("rotation", "linear-probe"): 85.5}
@@ -110,11 +112,17 @@ def main(  # noqa: PLR0917
                 f"{name}-untrained", whole, *features, layer="embed", seed=seed, started=started, note="random weights"
             )
         started = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            run = tacit.fit(name, whole, epochs=epochs, seed=seed, out=Path(folder) / name, device="cpu", pictures=0)
-            features = [embed_all(run.model, side) for side in (whole, test)]
-        note = f"{epochs} epochs, {threads} thread(s)"
-        probe(name, whole, features, layer="embed", seed=seed, started=started, note=note)
+        out = Path("runs") / f"representations-{data}-{name}"
+        if (out / "run.json").exists():
+            run = resume(out)
+        else:
+            run = tacit.fit(name, whole, epochs=epochs, seed=seed, out=out, device="cpu")
+        if run.record["status"] == "interrupted":
+            raise SystemExit(f"interrupted at step {run.record['step']}: the same command goes on from there")
+        features = [embed_all(run.model, side) for side in (whole, test)]
+        trained = run.record["plan"]["epochs"]
+        note = f"{trained} epochs in {run.record['seconds'] / 60:.0f} minutes, {threads} thread(s)"
+        probe(name, whole, *features, layer="embed", seed=seed, started=started, note=note)
 
 
 if __name__ == "__main__":
