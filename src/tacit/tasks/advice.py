@@ -55,8 +55,8 @@ def advise(rows: list[Row], data: str) -> Advice:
 
 
 def quality_of(rows: list[Row]) -> str:
-    """The column that ranks samples: the Fréchet distance of features, or for text the divergence of n-grams."""
-    return "frechet" if competing(rows, "frechet") else "ngrams"
+    """The column that ranks samples on this kind of data."""
+    return next((key for key in ("wasserstein", "ngrams") if competing(rows, key)), "frechet")
 
 
 def _figure(row: Row, key: str) -> str:
@@ -70,7 +70,14 @@ def _list(words: list[str], joint: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {joint} {words[-1]}"
 
 
-_MEASURE = {"frechet": "Fréchet ", "ngrams": "bigrams ", "auroc": "AUROC ", "knn": "k-NN ", "probe": "probe "}
+_MEASURE = {
+    "frechet": "Fréchet ",
+    "wasserstein": "sliced W₂² ",
+    "ngrams": "bigrams ",
+    "auroc": "AUROC ",
+    "knn": "k-NN ",
+    "probe": "probe ",
+}
 
 
 def _shown(row: Row, key: str) -> str:

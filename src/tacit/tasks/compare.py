@@ -20,7 +20,7 @@ from tacit.errors import SpaceError, TacitError
 from tacit.spaces import Images, Space, Tokens, Vectors
 from tacit.tasks.advice import Advice, advise
 from tacit.tasks.fit import fit
-from tacit.tasks.measure import Figure, Judge, measure, sentence
+from tacit.tasks.measure import QUALITY, Figure, Judge, measure, sentence
 from tacit.tasks.report import write_page
 from tacit.tasks.run import Run
 from tacit.tasks.table import BASELINE, COLUMN, Row, terminal_tables
@@ -121,7 +121,9 @@ def compare(
     except OSError as error:
         raise TacitError(f"the folder {out} cannot be made ({error.strerror}): choose another --out") from error
     where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    sizes = tuple(len(part) for part in dataset.parts())
+    # A text's rows are counted as windows end to end, not as the places at which one can start.
+    step = dataset.space.length if isinstance(dataset.space, Tokens) else 1
+    sizes = tuple(-(-len(part) // step) for part in dataset.parts())
     found = Comparison(
         data=dataset.name,
         space=dataset.space.to_dict(),
@@ -376,4 +378,4 @@ class _Display(contextlib.AbstractContextManager["_Display"]):
         self.console.print(message, markup=False)
 
 
-_SHOWN = ("bits", "frechet", "ngrams", "probe", "auroc")
+_SHOWN = ("bits", *QUALITY.values(), "ngrams", "probe", "auroc")

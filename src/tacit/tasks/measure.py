@@ -66,6 +66,11 @@ class Figure:
 Figures = dict[str, Figure]
 
 
+# By kind of space, the column that ranks samples. A table's own columns may have any shape, of which a Fréchet
+# distance sees no more than means and covariances; learned features are many, and nearer to Gaussian.
+QUALITY = {"images": "frechet", "vectors": "wasserstein", "tokens": "ngrams"}
+
+
 class Judge:
     """The held-out rows, the extractor, the floors and the corruptions that every model of a comparison meets.
 
@@ -133,20 +138,23 @@ class Judge:
         value, error = jackknife(self._distance, fake)
         plain, floor = self._distance(fake), self._floor(fakes)
         figure = Figure(value, error, fakes, f"{note}; {plain:.4g} before the correction for their number")
-        found = {"ngrams" if self.extractor is None else "frechet": figure}
+        found = {QUALITY[self.space.kind]: figure}
         if floor > 0:
             found["ratio"] = Figure(plain / floor, error / floor, fakes, f"{plain:.4g} over {floor:.4g}; {note}")
         if self.extractor is not None:
             real = self.real_features
+            if "frechet" not in found:
+                found["frechet"] = Figure(*jackknife(lambda x: frechet_distance(real, x), fake), fakes, note)
             found["kid"] = Figure(*kernel_distance(real, fake), fakes, note)
-            found["wasserstein"] = Figure(sliced_wasserstein(real, fake), None, fakes, note)
             found |= _support_figures(support(real, fake, k=3), self.count, fakes, note)
         return found
 
     def _distance(self, fake: Tensor) -> float:
-        """Between the held-out rows and others: of features, or of text itself."""
-        if self.extractor is None:
+        """Between the held-out rows and others, in the way that suits their space."""
+        if isinstance(self.space, Tokens):
             return ngram_divergence(self.real, fake)
+        if isinstance(self.space, Vectors):
+            return sliced_wasserstein(self.real_features, fake)
         return frechet_distance(self.real_features, fake)
 
     def _floor(self, count: int) -> float:

@@ -88,7 +88,7 @@ def _failures(rows: list[Row]) -> str:
 
 def _rules(found: Comparison) -> str:
     return "".join(
-        f"<li{' class=no' if rule.verdict == 'did not hold' else ''}>"
+        f'<li class="{rule.verdict.replace(" ", "-")}">'
         f"<strong>{rule.verdict.capitalize()}</strong>"
         f"<em>{escape(rule.claim)}</em><br>{escape(rule.evidence)}</li>"
         for rule in found.advice.rules
@@ -200,13 +200,10 @@ def _gallery(found: Comparison, data: Dataset, real: Tensor | None) -> str:
     figures = [_figure(None, real, data, "real", "held-out data")]
     for row in found.rows:
         if row.samples is not None:
-            shown = {key: COLUMN[key].show(row.figures[key]) for key in _CAPTIONS if key in row.figures}
-            note = ", ".join(f"{_CAPTIONS[key]} {value}" for key, value in shown.items())
+            keys = [key for key in (quality_of(found.rows), "samples_per_second") if key in row.figures]
+            note = ", ".join(f"{COLUMN[key].heading} {COLUMN[key].show(row.figures[key])}" for key in keys)
             figures.append(_figure(row.samples, real, data, row.model, note))
     return "".join(figures)
-
-
-_CAPTIONS = {"frechet": "Fréchet", "ngrams": "bigrams", "samples_per_second": "samples/s"}
 
 
 def _figure(samples: Tensor | None, real: Tensor, data: Dataset, name: str, note: str) -> str:
@@ -307,11 +304,11 @@ def _plot(rows: list[Row], quality: str, floor: float) -> str:
             plot.errorbar(x.value, y.value, yerr=y.error, xerr=x.error, color="#1f9d73", linewidth=1)
             plot.plot(x.value, y.value, "o", markersize=8, color="#1f9d73", markerfacecolor=fill)
             # Neighbours in height get their names on opposite sides.
-            side = {"xytext": (9, -3), "ha": "left"} if i % 2 else {"xytext": (-9, -3), "ha": "right"}
+            side = {"xytext": (7, 5), "ha": "left"} if i % 2 else {"xytext": (-7, 5), "ha": "right"}
             plot.annotate(row.model, (x.value, y.value), textcoords="offset points", **side)
         plot.margins(x=0.25, y=0.15)
         plot.set_xlabel("bits per dimension of held-out data")
-        plot.set_ylabel(f"{COLUMN[quality].heading} distance of samples")
+        plot.set_ylabel(f"{COLUMN[quality].heading} of samples")
         plot.spines[["top", "right"]].set_visible(False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
