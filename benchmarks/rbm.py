@@ -27,12 +27,12 @@ def partition(steps: int, ais_steps: int, seed: int) -> None:
     """Log Z of 12 hidden units: annealed against exact."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        run = tacit.fit(
+        model = tacit.fit(
             "rbm", "binarized-mnist", steps=steps, seed=seed, hidden=12, ais_steps=ais_steps, out=Path(folder) / "run"
-        )
+        ).model
     with torch.no_grad():
-        exact = run.model.enumerated_log_z().item()
-        estimate, error = (value.item() for value in run.model.annealed_log_z())
+        exact = model.enumerated_log_z().item()
+        estimate, error = (value.item() for value in model.annealed_log_z())
     record(
         "rbm",
         "binarized-mnist",
@@ -46,7 +46,7 @@ def partition(steps: int, ais_steps: int, seed: int) -> None:
         uncertainty=error,
         target=0.1,
         note=f"12 hidden units after {steps} steps; log Z {exact:.3f} by enumeration, {estimate:.3f} by "
-        f"{run.model.ais_chains} chains of {ais_steps} steps; uncertainty is the estimate's own standard error",
+        f"{model.ais_chains} chains of {ais_steps} steps; uncertainty is the estimate's own standard error",
     )
 
 
@@ -56,10 +56,10 @@ def likelihood(hidden: int, steps: int, ais_steps: int, seed: int) -> None:
     started = time.perf_counter()
     arguments = {"hidden": hidden, "ais_steps": ais_steps}
     with tempfile.TemporaryDirectory() as folder:
-        run = tacit.fit("rbm", "binarized-mnist", steps=steps, seed=seed, out=Path(folder) / "run", **arguments)
+        model = tacit.fit("rbm", "binarized-mnist", steps=steps, seed=seed, out=Path(folder) / "run", **arguments).model
     learning = time.perf_counter() - started
     with torch.no_grad():
-        nats = -torch.cat([run.model.log_prob(test[index]) for index in test.ordered(1000)]).mean().item()
+        nats = -torch.cat([model.log_prob(test[index]) for index in test.ordered(1000)]).mean().item()
     record(
         "rbm",
         "binarized-mnist",
@@ -71,10 +71,10 @@ def likelihood(hidden: int, steps: int, ais_steps: int, seed: int) -> None:
         seed=seed,
         seconds=time.perf_counter() - started,
         kind="estimate",
-        uncertainty=run.model.log_z_error.item(),
+        uncertainty=model.log_z_error.item(),
         reference={"value": 86.34, "source": "Salakhutdinov & Murray (2008), CD25(500), another binarisation of MNIST"},
         note=f"{hidden} hidden units, persistent contrastive divergence, {steps} steps in {learning / 60:.1f} minutes; "
-        f"log Z by {run.model.ais_chains} chains of {ais_steps} steps, whose standard error is the uncertainty",
+        f"log Z by {model.ais_chains} chains of {ais_steps} steps, whose standard error is the uncertainty",
     )
 
 
