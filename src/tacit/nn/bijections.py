@@ -220,7 +220,7 @@ class AffineCoupling(Bijection):
     def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         kept, rest = self._halves(x)
         s, t = self.scale_and_shift(kept)
-        return self._join(kept, rest * s.exp() + t), s.flatten(1).sum(1)
+        return self._join(kept, torch.addcmul(t, rest, s.exp())), s.flatten(1).sum(1)
 
     def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         kept, rest = self._halves(z)

@@ -28,15 +28,16 @@ def quiet(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
     return layer
 
 
-class TimeEmbedding(nn.Sequential):
-    """Times (batch,) to (batch, outputs), by way of sinusoids."""
+class TimeEmbedding(nn.Module):
+    """Times (batch,) to (batch, outputs) of `dtype`, by way of sinusoids."""
 
     def __init__(self, width: int, outputs: int):
-        super().__init__(nn.Linear(width, outputs), nn.SiLU(), nn.Linear(outputs, outputs), nn.SiLU())
+        super().__init__()
         self.width = width
+        self.layers = nn.Sequential(nn.Linear(width, outputs), nn.SiLU(), nn.Linear(outputs, outputs), nn.SiLU())
 
-    def forward(self, t: Tensor) -> Tensor:
-        return super().forward(sinusoids(t, self.width))
+    def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.layers(sinusoids(t, self.width).to(dtype))
 
 
 class ResidualBlock(nn.Module):
@@ -110,7 +111,7 @@ class UNet(nn.Module):
         self.head = nn.Sequential(_norm(here), nn.SiLU(), quiet(nn.Conv2d(here, channels, 3, padding=1)))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        time = self.time(t)
+        time = self.time(t, x.dtype)
         h, across = self._descend(x, time)
         for i, block in enumerate(self.up):
             if i % self.blocks == 0:
@@ -120,7 +121,7 @@ class UNet(nn.Module):
 
     def features(self, x: Tensor, t: Tensor) -> Tensor:
         """The middle's activations, averaged over the positions: (batch, width · last multiplier)."""
-        return self._descend(x, self.time(t))[0].mean((2, 3))
+        return self._descend(x, self.time(t, x.dtype))[0].mean((2, 3))
 
     def _descend(self, x: Tensor, time: Tensor) -> tuple[Tensor, list[Tensor]]:
         # Channels last: convolutions of few channels on a CPU are twice as fast.
@@ -160,7 +161,7 @@ class TimedPerceptron(nn.Module):
 
     def features(self, x: Tensor, t: Tensor) -> Tensor:
         """The last hidden layer, (batch, width)."""
-        time, h = self.time(t), self.stem(x)
+        time, h = self.time(t, x.dtype), self.stem(x)
         for told, layer in zip(self.times, self.layers, strict=True):
             h = h + layer(h + told(time))
         return h

@@ -106,6 +106,10 @@ class DDPM(Model):
     def _lay_out(self, beta: Tensor) -> None:
         """Everything that follows from β_1 … β_T, at index t; index 0 is the data, without noise."""
         beta = torch.cat((beta.new_zeros(1), beta))
+        if isinstance(self.space, Images):
+            # Integers are told apart while three deviations fit into half a level: with few levels, noise finer than
+            # that would be paid for in the bound and mean nothing.
+            beta[1] = max(beta[1].item(), (3 * (self.space.levels - 1)) ** -2)
         alpha_bar = (1 - beta).cumprod(0)
         posterior = beta * (1 - alpha_bar.roll(1)) / (1 - alpha_bar)  # β̃_t, eq. 7; for t > 1
         variances = beta.clone() if self.variance == "large" else posterior

@@ -80,7 +80,7 @@ class RealNVP(Model):
     """
 
     spaces = (Images, Vectors)
-    recipe = Recipe(batch_size=256, learning_rate=1e-3, weight_decay=1e-4, schedule="cosine", warmup=100, clip=5.0)
+    recipe = Recipe(batch_size=256, learning_rate=2e-3, weight_decay=1e-4, schedule="cosine", warmup=100, clip=5.0)
 
     def __init__(
         self,
