@@ -59,11 +59,11 @@ def _print_help() -> None:
     console.print(table)
     console.print(
         "\nexamples:\n"
-        "  tacit compare                            which model suits scikit-learn's digits? three minutes\n"
-        "  tacit compare photos/ --minutes 10       which suits mine?\n"
-        "  tacit fit vae photos/ --size 32          train one on a folder of pictures\n"
-        "  tacit fit realnvp table.csv --label y    … or on a table\n"
-        "  tacit sample runs/vae-photos             look at what it learned",
+        "  tacit compare                          which model suits real 8×8 digits?\n"
+        "  tacit compare photos/ --minutes 10     which suits mine?\n"
+        "  tacit fit vae photos/ --size 32        train one on a folder of pictures\n"
+        "  tacit fit realnvp table.csv --label y  or on a table\n"
+        "  tacit sample runs/vae-photos           look at what it learned",
         markup=False,
     )
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tacit.data import listing, load
-from tacit.data.dataset import Dataset
+from tacit.data import listing
+
+if TYPE_CHECKING:
+    from tacit.data import Dataset
 
 
 def data(name: str | None = None, *, data_home: Path | None = None, json: bool = False) -> None:
@@ -23,6 +26,8 @@ def data(name: str | None = None, *, data_home: Path | None = None, json: bool =
     """
     console = Console()
     if name is not None:
+        from tacit.data import load  # needs torch, which the list does not wait for
+
         _describe(console, load(name, data_home=data_home), json)
         return
     rows = [asdict(row) for row in listing(data_home)]
@@ -31,9 +36,9 @@ def data(name: str | None = None, *, data_home: Path | None = None, json: bool =
         return
     table = Table(box=box.SIMPLE_HEAD)
     for column in rows[0]:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=column == "name")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(_shown(value) for value in row.values()))
     console.print(table)
 
 
@@ -51,3 +56,7 @@ def _describe(console: Console, found: Dataset, json: bool) -> None:
         return
     for key, value in record.items():
         console.print(f"[bold]{key}[/]: {value}")
+
+
+def _shown(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -52,7 +52,7 @@ def results(name: str) -> list[dict[str, Any]]:
 def _list(entries: tuple[catalogue.Entry, ...]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("model", "family", "takes", "can", "what it is"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=column == "model")
     for entry in entries:
         table.add_row(
             f"[bold]{entry.name}",
@@ -71,7 +71,7 @@ def _show(console: Console, entry: catalogue.Entry, recorded: list[dict[str, Any
     console.print(f"Can: {', '.join(entry.capabilities)}\n", highlight=False)
     table = Table(title="Arguments", box=box.SIMPLE_HEAD, title_justify="left")
     for column in ("option", "type", "default", "what it is"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=column == "option")
     for argument in entry.arguments:
         option = f"--{argument.name.replace('_', '-')}"
         default = "from the data" if argument.name == "classes" and argument.default is None else argument.default
