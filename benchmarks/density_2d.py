@@ -33,12 +33,20 @@ import tacit
 from record import record
 from tacit import catalogue
 from tacit.data import Dataset
+from tacit.data.builtin import modes
 
 # How RealNVP is trained on each set.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "moons": {"steps": 8000, "learning_rate": 5e-3, "couplings": 12, "hidden": (64, 64)},
     "8-gaussians": {"steps": 12000, "learning_rate": 5e-3, "couplings": 16, "hidden": (64, 64)},
-    "miniboone-subset": {"steps": 800, "learning_rate": 1e-3, "batch_size": 128, "dropout": 0.2, "validate_every": 20},
+    "miniboone-subset": {
+        "steps": 1500,
+        "learning_rate": 1e-3,
+        "batch_size": 128,
+        "weight_decay": 0.1,
+        "dropout": 0.2,
+        "validate_every": 20,
+    },
 }
 BANDWIDTHS = np.geomspace(0.02, 2, 30)
 COMPONENTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
@@ -96,6 +104,9 @@ def likelihoods(name: str, seed: int, shorten: float) -> None:
         model = tacit.fit("realnvp", name, **options, **arguments).model
     with torch.no_grad():
         ours = model.log_prob(parts[2].observations()).double().numpy()
+    remarks = [f"{key} ({how}): {-log_p.mean():.4f} nats" for key, (log_p, how) in others.items()]
+    if name == "8-gaussians":
+        remarks.append(f"the mixture of eight that drew the rows: {-_law(parts[2].observations()):.4f} nats")
     rival = max(others, key=lambda key: others[key][0].mean())
     difference = ours - others[rival][0]
     record(
@@ -114,10 +125,18 @@ def likelihoods(name: str, seed: int, shorten: float) -> None:
         seconds=time.perf_counter() - started,
         packages=("scikit-learn",),
         note="; ".join(
-            [f"{key} ({how}): {-log_p.mean():.4f} nats" for key, (log_p, how) in others.items()]
+            remarks
             + [f"RealNVP {arguments}", "uncertainty is the standard error of the paired difference to the reference"]
         ),
     )
+
+
+def _law(x: torch.Tensor) -> float:
+    """Mean log-density of rows of 8-gaussians under the very mixture they come from."""
+    centres, sigma = modes("8-gaussians")
+    squares = (x[:, None] - centres).square().sum(2) / sigma**2
+    log_p = torch.logsumexp(-squares / 2, 1) - math.log(len(centres) * 2 * math.pi * sigma**2)
+    return log_p.mean().item()
 
 
 def mass(name: str, seed: int, steps: int, side: int) -> None:

@@ -1,8 +1,8 @@
 """Training throughput of one VAE: through `tacit`'s loop and through pythae's trainer, interleaved in one run.
 
 Both have the same architecture (784-400-20-400-784, SiLU), Bernoulli likelihood, batch of 128, learning rate and
-threads. pythae's figure is its trainer's `train_step`, one epoch of batches, with its evaluation, progress bar and files
-left out. Aim 1.4 times pythae's throughput.
+threads. pythae's figure is its trainer's `train_step`, one epoch of batches, without its evaluation and files. Aim 1.4
+times pythae's throughput.
 
     pip install pythae
     python benchmarks/peers_vae.py
@@ -33,6 +33,8 @@ from tacit.spaces import Images
 
 
 class Encoder(BaseEncoder):
+    """784-400-20, in pythae's form."""
+
     def __init__(self) -> None:
         super().__init__()
         self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(784, 400), nn.SiLU())
@@ -44,6 +46,8 @@ class Encoder(BaseEncoder):
 
 
 class Decoder(BaseDecoder):
+    """20-400-784, in pythae's form, which ends in probabilities."""
+
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(20, 400), nn.SiLU(), nn.Linear(400, 784), nn.Sigmoid())

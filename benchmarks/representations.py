@@ -72,7 +72,7 @@ def principal_components(train: Tensor, test: Tensor, count: int) -> list[Tensor
     return [train @ vectors[:, -count:], test @ vectors[:, -count:]]
 
 
-def main(  # noqa: PLR0917
+def main(
     models: tuple[str, ...] = ("simclr", "rotation"),
     data: str = "fashion-mnist",
     epochs: int = 30,

@@ -1,7 +1,7 @@
 """Writes the tables of measured figures into README.md from `benchmarks/results`, between its two markers.
 
-    python benchmarks/tables.py            rewrite them
-    python benchmarks/tables.py --check    fail if they are not what the results say
+python benchmarks/tables.py            rewrite them
+python benchmarks/tables.py --check    fail if they are not what the results say
 """
 
 from __future__ import annotations
@@ -24,10 +24,17 @@ def rows() -> list[dict[str, Any]]:
 
 def table(records: list[dict[str, Any]]) -> str:
     """One Markdown table of records, targets beside values and references beside both."""
-    lines = ["| model | data | figure | measured | target | published or peer | minutes |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| model | data | figure | measured | target | published or peer | minutes |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in records:
         error = "" if r["uncertainty"] is None else f" ± {r['uncertainty']:.2g}"
-        target = "" if r["target"] is None else f"{'≤' if r['better'] == 'lower' else '≥'} {r['target']:g} {'✓' if r['met'] else '✗'}"
+        target = (
+            ""
+            if r["target"] is None
+            else f"{'≤' if r['better'] == 'lower' else '≥'} {r['target']:g} {'✓' if r['met'] else '✗'}"
+        )
         reference = "" if not r["reference"] else f"{_short(r['reference']['value'])} ({r['reference']['source']})"
         kind = "" if r["kind"] in ("measured", "exact") else f" ({r['kind']})"
         lines.append(
