@@ -38,8 +38,8 @@ def table(records: list[dict[str, Any]]) -> str:
         reference = "" if not r["reference"] else f"{_short(r['reference']['value'])} ({r['reference']['source']})"
         kind = "" if r["kind"] in ("measured", "exact") else f" ({r['kind']})"
         lines.append(
-            f"| {r['model']} | {r['data']} ({r['split']}) | {r['metric']}{kind} | {_short(r['value'])}{error} {r['unit']} "
-            f"| {target} | {reference} | {r['seconds'] / 60:.1f} |"
+            f"| {r['model']} | {r['data']} ({r['split']}) | {r['metric']}{kind} "
+            f"| {_short(r['value'])}{error} {r['unit']} | {target} | {reference} | {r['seconds'] / 60:.1f} |"
         )
     return "\n".join(lines)
 
