@@ -125,11 +125,7 @@ def likelihoods(name: str, seed: int, shorten: float) -> None:
         seconds=time.perf_counter() - started,
         packages=("scikit-learn",),
         note="; ".join(
-            [
-                *remarks,
-                f"RealNVP {arguments}",
-                "uncertainty is the standard error of the paired difference to the reference",
-            ]
+            [*remarks, f"RealNVP {arguments}", "uncertainty is the standard error of the difference to the reference"]
         ),
     )
 
