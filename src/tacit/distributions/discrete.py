@@ -45,7 +45,7 @@ def softplus_sum(logits: Tensor) -> Tensor:
     softplus(l) = max(l, 0) − log σ(|l|). These sigmoids lie in [½, 1), so that up to 64 of them multiply safely and
     share one logarithm: half the time of `F.softplus`.
     """
-    terms = torch.sigmoid(logits.abs())
+    terms = logits.abs().sigmoid_()
     for _ in range(6):
         if terms.shape[-1] % 2:
             break

@@ -111,7 +111,7 @@ class VAE(Model):
 
     def _given(self, z: Tensor) -> Tensor:
         """The head's parameters of p(x|z), (batch, parameters, *shape)."""
-        location = self.decoder(z).float()[:, None] + self.entry[:1]
+        location = self.decoder(z).float()[:, None].add_(self.entry[:1])
         if self.head.parameters == 1:
             return location
         return torch.cat([location, self.entry[1:].expand(len(z), *self.entry[1:].shape)], 1)
