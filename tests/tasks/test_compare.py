@@ -362,6 +362,15 @@ def test_ctrl_c_keeps_what_is_trained_and_reports_it(tmp_path, monkeypatch, caps
     assert json.loads((tmp_path / "comparison.json").read_text())["interrupted"]
 
 
+def test_a_request_to_terminate_while_measuring_leaves_a_page(tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(module, "measure", lambda *args: signal.raise_signal(signal.SIGTERM))
+    found = compare(table(), minutes=1.0, models=("histogram", "vae"), out=tmp_path)
+    assert [r.status for r in found.rows] == ["measured", "interrupted", "not reached"]
+    assert "Not measured: histogram, vae" in found.path.read_text()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_ctrl_c_before_any_model_still_leaves_a_page(tmp_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -141,7 +144,8 @@ def compare(
     started = time.monotonic()
     with _Display(dataset.name, 60 * minutes) as display:
         work = _Work(found, dataset, out, device, display)
-        work.run()
+        with _terminated_like_interrupted():
+            work.run()
     found.seconds = round(time.monotonic() - started, 1)
     _finish(work, json)
     return found
@@ -284,6 +288,19 @@ def _cost(run: Run, rows: int, seconds: float) -> dict[str, Figure]:
         "seconds": Figure(spent, None, None, what),
         "rows_per_second": Figure(gone_through / max(1e-9, spent), None, None, what),
     }
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Within this, SIGTERM is what Ctrl-C is; the training loop has its own handlers for both."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _free(path: Path) -> Path:
