@@ -108,19 +108,20 @@ def likelihoods(name: str, seed: int, shorten: float) -> None:
     if name == "8-gaussians":
         remarks.append(f"the mixture of eight that drew the rows: {-_law(parts[2].observations()):.4f} nats")
     rival = max(others, key=lambda key: others[key][0].mean())
+    theirs = float(-others[rival][0].mean())
     difference = ours - others[rival][0]
     record(
         "realnvp",
         name,
         "nll",
-        -ours.mean(),
+        float(-ours.mean()),
         split="test",
         unit="nats",
         better="lower",
         kind="exact",
-        uncertainty=difference.std() / math.sqrt(len(difference)),
-        target=-others[rival][0].mean(),
-        reference={"value": -others[rival][0].mean(), "source": f"scikit-learn {rival}, {others[rival][1]}"},
+        uncertainty=float(difference.std() / math.sqrt(len(difference))),
+        target=theirs,
+        reference={"value": theirs, "source": f"scikit-learn {rival}, {others[rival][1]}"},
         seed=seed,
         seconds=time.perf_counter() - started,
         packages=("scikit-learn",),
