@@ -17,7 +17,7 @@ import torch
 import tyro
 
 import tacit
-from record import record
+from record import fit, record
 from tacit.metrics.extractor import extractor_for
 from tacit.metrics.frechet import frechet_distance, jackknife
 
@@ -42,7 +42,7 @@ def main(steps: int = 10_000, channels: int = 32, rows: int = 10_000, seed: int 
     ):
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            run = tacit.fit(name, data, seed=seed, out=Path(folder) / "run", quiet=True, **options)
+            run = fit(name, data, seed=seed, out=Path(folder) / "run", quiet=True, **options)
             torch.manual_seed(seed)
             fake = extractor(run.model.sample(rows))
         minutes[name] = (time.perf_counter() - started) / 60

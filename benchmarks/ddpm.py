@@ -18,7 +18,7 @@ import tyro
 from torch import Tensor
 
 import tacit
-from record import record
+from record import fit, record
 
 
 def main(
@@ -48,9 +48,7 @@ def main(
     torch.set_num_threads(threads)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        run = tacit.fit(
-            "ddpm", data, minutes=minutes, batch_size=batch_size, seed=seed, out=out or Path(folder) / "run"
-        )
+        run = fit("ddpm", data, minutes=minutes, batch_size=batch_size, seed=seed, out=out or Path(folder) / "run")
         model, steps = run.model, run.record["step"]
     test = tacit.load(data).parts()[2].observations(rows)
     bits = math.log(2) * test[0].numel()

@@ -30,7 +30,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
 import tacit
-from record import record
+from record import fit, record
 from tacit import catalogue
 from tacit.data import Dataset
 from tacit.data.builtin import modes
@@ -101,7 +101,7 @@ def likelihoods(name: str, seed: int, shorten: float) -> None:
             "quiet": True,
             "out": Path(folder) / "run",
         }
-        model = tacit.fit("realnvp", name, **options, **arguments).model
+        model = fit("realnvp", name, **options, **arguments).model
     with torch.no_grad():
         ours = model.log_prob(parts[2].observations()).double().numpy()
     remarks = [f"{key} ({how}): {-log_p.mean():.4f} nats" for key, (log_p, how) in others.items()]
@@ -144,7 +144,7 @@ def mass(name: str, seed: int, steps: int, side: int) -> None:
     started = time.perf_counter()
     train, _, _ = tacit.load("moons").parts()
     with tempfile.TemporaryDirectory() as folder:
-        model = tacit.fit(name, "moons", steps=steps, seed=seed, pictures=0, quiet=True, out=Path(folder) / "run").model
+        model = fit(name, "moons", steps=steps, seed=seed, pictures=0, quiet=True, out=Path(folder) / "run").model
     if model.density == "bound":
         return
     low, high = train.x.amin(0).double(), train.x.amax(0).double()

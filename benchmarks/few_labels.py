@@ -23,7 +23,7 @@ import torch
 import tyro
 
 import tacit
-from record import record
+from record import fit, record
 from tacit.data import Dataset
 from tacit.model import Model
 
@@ -62,7 +62,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2), steps: int = 6000, part: Literal["t
         hidden = with_few_labels(data, seed)
         for name, weight in (("mean teacher", {}), ("supervised only", {"consistency": 0.0})):
             with tempfile.TemporaryDirectory() as folder:
-                run = tacit.fit(
+                run = fit(
                     "mean-teacher", hidden, steps=steps, seed=seed, out=Path(folder) / "run", quiet=True, **weight
                 )
                 errors[name].append(error(run.model, hidden.official[part]))

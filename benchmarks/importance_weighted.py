@@ -23,7 +23,7 @@ from pythae.models.nn import BaseDecoder, BaseEncoder
 from torch import Tensor
 
 import tacit
-from record import record
+from record import fit, record
 from tacit.models.latent.vae import VAE
 
 
@@ -74,7 +74,7 @@ def main(
     torch.set_num_threads(threads)
     data = tacit.load("binarized-mnist")
     x = data.parts()[2].x[:: 10_000 // images][:images]
-    vae = tacit.fit("vae", data, hidden=(400,), latent=20, epochs=epochs, seed=seed, pictures=0, quiet=True).model
+    vae = fit("vae", data, hidden=(400,), latent=20, epochs=epochs, seed=seed, pictures=0, quiet=True).model
     peer = wrapped(vae)
 
     ours, theirs, values = [], [], []

@@ -22,7 +22,7 @@ import tyro
 from torch import Tensor
 
 import tacit
-from record import record
+from record import fit, record
 from tacit.data.builtin import modes
 
 SOURCE = "Lin et al. 2018, arXiv:1712.04086, table 1 (10 runs)"
@@ -49,7 +49,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2, 3, 4), steps: int = 8000) -> None:
     started = time.perf_counter()
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
-            run = tacit.fit(
+            run = fit(
                 "wgan-gp",
                 data,
                 steps=steps,

@@ -20,14 +20,14 @@ import torch
 import tyro
 
 import tacit
-from record import record
+from record import fit, record
 
 
 def partition(steps: int, ais_steps: int, seed: int) -> None:
     """Log Z of 12 hidden units: annealed against exact."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        model = tacit.fit(
+        model = fit(
             "rbm", "binarized-mnist", steps=steps, seed=seed, hidden=12, ais_steps=ais_steps, out=Path(folder) / "run"
         ).model
     with torch.no_grad():
@@ -56,7 +56,7 @@ def likelihood(hidden: int, steps: int, ais_steps: int, seed: int) -> None:
     started = time.perf_counter()
     arguments = {"hidden": hidden, "ais_steps": ais_steps}
     with tempfile.TemporaryDirectory() as folder:
-        model = tacit.fit("rbm", "binarized-mnist", steps=steps, seed=seed, out=Path(folder) / "run", **arguments).model
+        model = fit("rbm", "binarized-mnist", steps=steps, seed=seed, out=Path(folder) / "run", **arguments).model
     learning = time.perf_counter() - started
     with torch.no_grad():
         nats = -torch.cat([model.log_prob(test[index]) for index in test.ordered(1000)]).mean().item()

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import torch
 
+import tacit
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -79,6 +81,14 @@ def record(
     verdict = {None: "", True: f" (target {target}: met)", False: f" (target {target}: MISSED)"}[met]
     print(f"{model} on {data}, {metric}: {value:.5g} {unit}{verdict} -> {path.relative_to(root)}")
     return path
+
+
+def fit(*arguments: Any, **options: Any) -> tacit.Run:
+    """`tacit.fit`, ended by a signal that stops it: a figure of half a training must not be recorded."""
+    run = tacit.fit(*arguments, **options)
+    if run.record["status"] == "interrupted":
+        raise SystemExit(f"interrupted at step {run.record['step']}: nothing is recorded")
+    return run
 
 
 def hardware() -> str:
