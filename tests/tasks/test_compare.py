@@ -345,13 +345,17 @@ def test_a_model_that_fails_is_a_row_with_its_reason(tmp_path, monkeypatch, caps
 
 
 def test_ctrl_c_keeps_what_is_trained_and_reports_it(tmp_path, monkeypatch, capsys):
-    logged = module._Display.logged
+    true_fit, logged = module.fit, module._Display.logged
 
     def interrupt(self, record, fraction, seconds):
         logged(self, record, fraction, seconds)
         signal.raise_signal(signal.SIGINT)
 
+    def fit(name, data, *, minutes, log_every, **options):
+        return true_fit(name, data, steps=1000, log_every=1, **options)  # so that it comes long before the end
+
     monkeypatch.setattr(module._Display, "logged", interrupt)
+    monkeypatch.setattr(module, "fit", fit)
     found = compare(table(), minutes=1.0, models=("histogram", "realnvp", "vae"), out=tmp_path)
     assert found.interrupted
     assert [r.status for r in found.rows] == ["measured", "measured", "interrupted", "not reached"]
