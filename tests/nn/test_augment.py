@@ -77,14 +77,14 @@ def test_a_quarter_turn_is_rot90_whatever_the_aspect():
 def test_crops_lie_inside_the_image_and_keep_their_share():
     # Each pixel holds its own coordinates, so the corners of the output say which window was taken.
     rows = torch.arange(101.0).view(1, 1, -1, 1).expand(1, 1, 101, 101)
-    x = torch.cat((rows, rows.transpose(2, 3)), 1).to(torch.uint8).expand(1000, -1, -1, -1)
+    x = torch.cat((rows, rows.transpose(2, 3)), 1).to(torch.uint8).expand(300, -1, -1, -1)
     found = Augment(levels=101, crop=0.25, ratio=4 / 3)(x) * 100
     height = (found[:, 0, -1, 50] - found[:, 0, 0, 50] + 1) / 101
     width = (found[:, 1, 50, -1] - found[:, 1, 50, 0] + 1) / 101
     area, ratio = height * width, width / height
     assert area.min() > 0.24
     assert area.max() < 1.01
-    assert 0.61 < area.mean() < 0.64
+    assert 0.58 < area.mean() < 0.67
     assert 0.74 < ratio.min() < 0.8
     assert 1.25 < ratio.max() < 1.35
 

@@ -45,7 +45,7 @@ def test_every_parameter_learns_and_any_image_is_taken(channels, height, width, 
 
 def test_identical_images_cannot_be_told_apart():
     model, batch = model_and_batch(crop=1.0, flip=False, jitter=0.0)
-    same = batch._replace(x=batch.x[:1].expand(6, -1, -1, -1))
+    same = Batch(batch.x[:1].expand(6, -1, -1, -1), batch.index[:6])
     # All twelve rows are alike, so each of the eleven others is as good as the right one.
     assert model.loss(same).total.item() == pytest.approx(math.log(11), abs=1e-4)
 

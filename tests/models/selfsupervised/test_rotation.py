@@ -43,7 +43,7 @@ def test_the_loss_is_the_mean_over_images_of_four_cross_entropies():
 
 def test_pictures_that_look_alike_from_all_sides_cannot_be_told():
     model, batch = model_and_batch()
-    same = batch._replace(x=torch.full_like(batch.x, 90))
+    same = Batch(torch.full_like(batch.x, 90), batch.index)
     losses = model.loss(same)
     # All rows are alike: one answer for all four, which is right for a quarter of them.
     assert losses["accuracy"] == 0.25
