@@ -26,7 +26,7 @@ from tacit.tasks.fit import fit
 from tacit.tasks.measure import QUALITY, Figure, Judge, measure, sentence
 from tacit.tasks.report import write_page
 from tacit.tasks.run import Run
-from tacit.tasks.table import BASELINE, COLUMN, Row, terminal_tables
+from tacit.tasks.table import BASELINE, COLUMN, Row, density_mark, terminal_tables
 from tacit.training import checkpoint
 
 # Of each model's share of the budget: the rest is for measuring it.
@@ -383,7 +383,8 @@ class _Display(contextlib.AbstractContextManager["_Display"]):
 
     def done(self, row: Row) -> None:
         """A model's turn ends: its row in a line."""
-        shown = [f"{COLUMN[key].heading} {COLUMN[key].show(row.figures[key])}" for key in _SHOWN if key in row.figures]
+        found = [(COLUMN[key], row.figures[key]) for key in _SHOWN if key in row.figures]
+        shown = [f"{column.heading} {density_mark(column, figure)}{column.show(figure)}" for column, figure in found]
         self.console.print(f"{row.model}: {row.status}{', ' if shown else ''}{', '.join(shown)}", markup=False)
 
     # A watcher of the training loop.
