@@ -9,7 +9,7 @@ import re
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -282,7 +282,7 @@ def _plot(rows: list[Row], quality: str, floor: float) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "tacit",
         "font.family": "sans-serif",
@@ -304,8 +304,8 @@ def _plot(rows: list[Row], quality: str, floor: float) -> str:
             plot.errorbar(x.value, y.value, yerr=y.error, xerr=x.error, color="#1f9d73", linewidth=1)
             plot.plot(x.value, y.value, "o", markersize=8, color="#1f9d73", markerfacecolor=fill)
             # Neighbours in height get their names on opposite sides.
-            side = {"xytext": (7, 5), "ha": "left"} if i % 2 else {"xytext": (-7, 5), "ha": "right"}
-            plot.annotate(row.model, (x.value, y.value), textcoords="offset points", **side)
+            offset, align = ((7, 5), "left") if i % 2 else ((-7, 5), "right")
+            plot.annotate(row.model, (x.value, y.value), xytext=offset, textcoords="offset points", ha=align)
         plot.margins(x=0.25, y=0.15)
         plot.set_xlabel("bits per dimension of held-out data")
         plot.set_ylabel(f"{COLUMN[quality].heading} of samples")

@@ -273,7 +273,7 @@ def terminal_tables(rows: list[Row], title: str, width: int) -> list[Table]:
             used = first
         blocks[-1].append(column)
         used += needed
-    tables = []
+    tables: list[Table] = []
     for block in blocks:
         table = Table(
             title="" if tables else title, title_justify="left", header_style="bold", box=None, pad_edge=False
@@ -282,8 +282,8 @@ def terminal_tables(rows: list[Row], title: str, width: int) -> list[Table]:
         for column in block:
             table.add_column(column.heading, justify="right", no_wrap=True)
         for name, row in zip(names, measured, strict=True):
-            cells = [_cell(column, row, row.model in best.get(column.key, set())) for column in block]
-            table.add_row(Text(name, style="italic" if row.model == BASELINE else "bold"), *cells)
+            marked = [_cell(column, row, row.model in best.get(column.key, set())) for column in block]
+            table.add_row(Text(name, style="italic" if row.model == BASELINE else "bold"), *marked)
         tables.append(table)
     return tables
 
