@@ -3,7 +3,7 @@
 Read here, and not by SciPy, whose reader crashes the process on some damaged files. Cells, structures, text and sparse
 arrays are passed over.
 
-References:
+References
 ----------
 MathWorks, MAT-File Format, §1: Level 5 MAT-Files.
 """

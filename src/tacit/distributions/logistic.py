@@ -8,12 +8,11 @@ and a < b the standardised edges,
 
 whose logarithm has no difference of near-equal numbers in it and needs no floor.
 
-References:
+References
 ----------
 - Kingma, Salimans, Jozefowicz, Chen, Sutskever & Welling (2016), Improving variational inference with inverse
   autoregressive flow, arXiv:1606.04934 (the discretised logistic)
 - Salimans, Karpathy, Chen & Kingma (2017), PixelCNN++, arXiv:1701.05517 (the mixture)
-
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ def nt_xent(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
     Returns:
         Mean loss in nats, and the share of rows that are nearer to their other view than to anything else.
-
     """
     z = F.normalize(z, dim=1)
     logits = z @ z.T / temperature

@@ -11,7 +11,6 @@ Wu, Xiong, Yu, Lin (2018). Unsupervised Feature Learning via Non-Parametric Inst
     arXiv:1805.01978, §3.4: the weighted vote of k = 200 neighbours at temperature 0.07.
 Kornblith, Shlens, Le (2019). Do Better ImageNet Models Transfer Better? arXiv:1805.08974: the linear probe, its
     regularisation chosen on a part of the training data.
-
 """
 
 from __future__ import annotations
@@ -48,7 +47,6 @@ class Neighbours:
         centred: whether the training features' mean was taken off before normalising.
         layer: where the features come from.
         rows: labelled training rows.
-
     """
 
     accuracy: float
@@ -69,7 +67,6 @@ class LinearProbe:
         layer: where the features come from.
         rows: labelled training rows it was fitted on.
         converged: whether the optimiser reached its tolerance.
-
     """
 
     accuracy: float
@@ -118,7 +115,6 @@ def knn(
 
     Raises:
         DataError: there are no labelled rows on one side.
-
     """
     train, train_label, test, test_label = _labelled(train, train_label, test, test_label)
     if centred:
@@ -161,7 +157,6 @@ def linear_probe(
 
     Raises:
         DataError: there are no labelled rows on one side, or the training rows are all of one class.
-
     """
     train, train_label, test, test_label = _labelled(train, train_label, test, test_label)
     if len(train_label.unique()) < 2:

@@ -4,7 +4,7 @@
 mark words that were too rare to learn. Words are compared in lower case, and what is asked of unknown words is left out
 and counted, never guessed.
 
-References:
+References
 ----------
 Finkelstein et al. (2002), Placing search in context: the concept revisited (WordSim-353)
 Bruni, Tran & Baroni (2014), Multimodal distributional semantics (MEN)

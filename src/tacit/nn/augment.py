@@ -14,11 +14,10 @@ factors of brightness, contrast and saturation,
 in this order; values are clipped to [0, 1] once, at the end. Images that are not RGB (grey, or with an alpha plane)
 get brightness and contrast, alike in all channels.
 
-References:
+References
 ----------
 Chen, Kornblith, Norouzi, Hinton (2020). A Simple Framework for Contrastive Learning of Visual Representations.
 arXiv:2002.05709, appendix A.
-
 """
 
 from __future__ import annotations
@@ -59,7 +58,6 @@ class Augment:
         grey: probability of losing all colour; RGB only.
         blur: probability of a Gaussian blur, its standard deviation between 0.1 and 2 pixels.
         noise: standard deviation of Gaussian noise added to the pixels.
-
     """
 
     levels: int = 256
@@ -82,7 +80,6 @@ class Augment:
 
         Raises:
             SpaceError: `x` is not a batch of images.
-
         """
         if x.dim() != 4:
             raise SpaceError(
@@ -148,7 +145,6 @@ def warp(x: Tensor, affine: Tensor) -> Tensor:
         x: (batch, channels, height, width).
         affine: (batch, 2, 3), from the output's (x, y, 1) to the source's (x, y), where −1 and 1 are the outer edges of
             the first and the last pixel.
-
     """
     height, width = x.shape[2:]
     across = (torch.arange(width, device=x.device) * 2 + 1) / width - 1
@@ -177,7 +173,6 @@ def recolour(x: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
         x: (batch, channels, height, width).
         matrix: (batch, channels, channels), or (batch,) for a multiple of the identity.
         offset: (batch,), the same for all channels.
-
     """
     if matrix.dim() == 1:
         return torch.addcmul(offset.view(-1, 1, 1, 1), x, matrix.view(-1, 1, 1, 1)).clamp_(0, 1)

@@ -203,7 +203,6 @@ class AffineCoupling(Bijection):
         sizes: how many features lie in the first and in the second half.
         keep_first: whether the first half is the one that is kept.
         bound: largest |s|.
-
     """
 
     SEEN = 10.0
@@ -243,7 +242,6 @@ class CheckerboardCoupling(AffineCoupling):
         size: height and width, odd or even.
         parity: 0 keeps the pixels whose row and column have an even sum, 1 the others.
         bound: largest |s|.
-
     """
 
     mask: Tensor
@@ -299,7 +297,6 @@ class FactorOut(Bijection):
     Args:
         shape: (channels, height, width) of what arrives.
         rest: a bijection of (batch, channels − channels // 2, height, width) to (batch, features).
-
     """
 
     def __init__(self, shape: tuple[int, int, int], rest: Bijection):

@@ -50,7 +50,6 @@ class ConvEncoder(nn.Module):
         width: channels of the first stage.
         stages: how many; the map of stage i has sides of 1 / 2ⁱ⁺¹ and width · 2ⁱ channels.
         residual: blocks of a ResNet instead of plain convolutions.
-
     """
 
     def __init__(self, channels: int, *, width: int = 32, stages: int = 3, residual: bool = False):

@@ -18,7 +18,7 @@ The number of bins and α, where they are not given, are those of the greatest l
 Rudemo 1982 for the choice of bins), which counts give in closed form: leaving out one observation of a cell that holds
 n takes its cell to n − 1, so the sum is Σ_cells n log((n − 1 + α) / ((N − 1 + α L) width)).
 
-References:
+References
 ----------
 Stone (1974), Cross-validatory choice and assessment of statistical predictions. Journal of the Royal Statistical
     Society B 36(2).

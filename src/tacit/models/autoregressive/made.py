@@ -14,12 +14,11 @@ probabilities, not of logits, which would be no likelihood.
 What an entry's head is depends on the space: Bernoulli for binary images, a mixture of discretised logistics for
 images of more levels, a mixture of Gaussians for standardised tables, a categorical for text.
 
-References:
+References
 ----------
 - Germain, Gregor, Murray & Larochelle (2015), MADE: Masked autoencoder for distribution estimation, arXiv:1502.03509
 - Uria, Murray & Larochelle (2013), RNADE, arXiv:1306.0186 (the mixture of Gaussians)
 - Uria, Murray & Larochelle (2014), A deep and tractable density estimator, arXiv:1310.1757 (ensembles of orderings)
-
 """
 
 from __future__ import annotations
@@ -57,7 +56,6 @@ class MADE(Model):
 
     Raises:
         TacitError: a width or a count is below 1, or `dropout` is outside [0, 1).
-
     """
 
     spaces = (Images, Vectors, Tokens)
@@ -191,7 +189,6 @@ class MADE(Model):
 
         Raises:
             TacitError: `temperature` is not above zero.
-
         """
         if temperature <= 0:
             raise TacitError(f"temperature is {temperature}: give a number above 0 (1 samples the model itself)")

@@ -15,7 +15,6 @@ References
 ----------
 Chen, Kornblith, Norouzi, Hinton (2020). A Simple Framework for Contrastive Learning of Visual Representations.
 arXiv:2002.05709.
-
 """
 
 from __future__ import annotations
@@ -53,7 +52,6 @@ class SimCLR(Model):
         jitter: strength of the changes of brightness and contrast; in RGB also of saturation, and of hue by a quarter.
         grey: probability that a view of an RGB image loses its colour.
         blur: probability that a view is blurred.
-
     """
 
     space: Images
@@ -110,7 +108,6 @@ class SimCLR(Model):
 
         Raises:
             TrainingError: the batch holds a single image.
-
         """
         if len(batch.x) < 2:
             raise TrainingError("simclr sets each image against the others, and a batch of 1 has none: use at least 2")

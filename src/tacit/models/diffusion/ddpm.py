@@ -15,7 +15,7 @@ x̂₀ what ε_θ makes of x₀, each divergence is
 and c_t = (β̃_t/σ_t² − 1 − log β̃_t/σ_t²) / 2 what it costs that σ_t² is not the posterior's variance. Images lie in
 [−1, 1], so x̂₀ is clipped to it, in the bound as in sampling: that brings it nearer to every image.
 
-References:
+References
 ----------
 Jonathan Ho, Ajay Jain, Pieter Abbeel (2020). Denoising diffusion probabilistic models. arXiv:2006.11239.
 Alex Nichol, Prafulla Dhariwal (2021). Improved denoising diffusion probabilistic models. arXiv:2102.09672. (cosine

@@ -13,7 +13,7 @@ With numba on a CPU the pairs are learnt one by one by a compiled kernel (`_kern
 same objective is learnt in blocks of up to 64 centres: a block's pairs share as many noise words, each weighted so that
 the expected gradient is the same, and change the vectors together.
 
-References:
+References
 ----------
 Mikolov, Chen, Corrado & Dean (2013), Efficient estimation of word representations in vector space, arXiv:1301.3781
 Mikolov, Sutskever, Chen, Corrado & Dean (2013), Distributed representations of words and phrases and their

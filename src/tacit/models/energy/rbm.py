@@ -25,7 +25,7 @@ log Z is exact, by enumeration, where one layer is small; otherwise it is estima
 from the histograms of the pixels (Salakhutdinov & Murray 2008), which is unbiased for Z, so the likelihood estimate
 tends to be a little high when the chains mix badly.
 
-References:
+References
 ----------
 Smolensky (1986), Information processing in dynamical systems: foundations of harmony theory. In Parallel Distributed
     Processing, vol. 1.

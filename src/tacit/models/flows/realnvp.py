@@ -17,11 +17,10 @@ Where this departs from the paper: activation normalisation begun on the data re
 density of an observation does not depend on its batch-mates, and the log-scales are softly bounded, so that an input
 far from the data has a finite density and is inverted.
 
-References:
+References
 ----------
 Laurent Dinh, Jascha Sohl-Dickstein, Samy Bengio (2017). Density estimation using Real NVP. arXiv:1605.08803.
 Diederik Kingma, Prafulla Dhariwal (2018). Glow: Generative flow with invertible 1×1 convolutions. arXiv:1807.03039.
-
 """
 
 from __future__ import annotations
@@ -76,7 +75,6 @@ class RealNVP(Model):
 
     Raises:
         TacitError: there is no coupling, no residual block, or the bound is not positive.
-
     """
 
     spaces = (Images, Vectors)

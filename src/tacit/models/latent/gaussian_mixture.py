@@ -20,7 +20,7 @@ is not drawn: y has a mean m and a variance v for each level, and
 by Jensen's inequality. This bound is deterministic, and expectation maximisation climbs it exactly: v is added to the
 second moments, so that a pixel that never changes needs no ridge.
 
-References:
+References
 ----------
 Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm. Journal of the Royal
     Statistical Society B 39(1).

@@ -12,7 +12,7 @@ Averaging K importance weights before taking the logarithm gives a tighter bound
 The decoder is a likelihood of the user's own data: Bernoulli for binary images, a discretised logistic for images of
 more levels, a Gaussian for standardised tables; the last two with a learnt scale for each entry.
 
-References:
+References
 ----------
 - Kingma & Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114
 - Rezende, Mohamed & Wierstra (2014), Stochastic backpropagation and approximate inference, arXiv:1401.4082

@@ -15,7 +15,6 @@ References
 ----------
 Gidaris, Singh, Komodakis (2018). Unsupervised Representation Learning by Predicting Image Rotations.
 arXiv:1803.07728.
-
 """
 
 from __future__ import annotations
@@ -50,7 +49,6 @@ class Rotation(Model):
         crop: smallest share of the area that is shown while learning; 1 shows all of it.
         flip: whether images are mirrored at random while learning.
         jitter: strength of the changes of brightness and contrast while learning.
-
     """
 
     space: Images
