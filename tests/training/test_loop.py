@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from toys import Duel, Mean, rows
 
 from tacit.errors import TacitError, TrainingError
@@ -116,6 +117,24 @@ def test_the_average_is_what_is_saved_for_use(tmp_path):
         expected = decay * expected + (1 - decay) * mean
     torch.testing.assert_close(loop.weights()["mean"], expected)
     torch.testing.assert_close(model.mean.detach(), track[-1], rtol=0, atol=0)
+
+
+def test_statistics_of_batches_are_averaged_with_the_weights_and_no_graph_is_kept():
+    model = Mean(rows().space)
+    model.norm = nn.BatchNorm1d(3)
+    model.loss = lambda batch: Losses(distance=(model.norm(batch.x) - model.mean).square().mean())
+    learner = Learner(model, Recipe(learning_rate=0.1, ema=0.5))
+    expected = model.norm.running_mean.clone()
+    for i in range(12):
+        learner.step(Batch(rows().x[3 * i : 3 * i + 4], torch.arange(4)), Progress(i, 0, 0.0))
+        decay = min(0.5, (1 + i) / (10 + i))
+        expected = decay * expected + (1 - decay) * model.norm.running_mean
+    assert not any(value.requires_grad for value in learner.average)
+    last = model.norm.running_mean.clone()
+    with learner.averaged_weights():
+        torch.testing.assert_close(model.norm.running_mean, expected)
+    assert torch.equal(model.norm.running_mean, last)
+    assert not torch.allclose(last, expected)
 
 
 def test_early_stopping_keeps_the_best_weights(tmp_path):

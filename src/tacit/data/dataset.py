@@ -28,7 +28,7 @@ _FINGERPRINT_BYTES = 2**26
 _STRETCH_BYTES = 2**16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Observations of one space, with labels where they exist.
 
@@ -52,14 +52,18 @@ class Dataset:
     name: str = "data"
     class_names: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()
-    official: dict[str, Dataset] = field(default_factory=dict, repr=False)
-    source: dict[str, Any] | None = field(default=None, repr=False)
-    skipped: tuple[str, ...] = field(default=(), repr=False)
+    official: dict[str, Dataset] = field(default_factory=dict)
+    source: dict[str, Any] | None = None
+    skipped: tuple[str, ...] = ()
     mapped: bool = False
 
     def __post_init__(self) -> None:
         if len(self) < 1:
             raise DataError(f"{self.name} holds no observations: give a file or folder that has some")
+
+    def __repr__(self) -> str:
+        of = f", {self.classes} classes" if self.classes else ""
+        return f"Dataset({self.name!r}, {len(self)} rows of {self.space}{of})"
 
     def __len__(self) -> int:
         """Rows; for a stream, the number of windows."""

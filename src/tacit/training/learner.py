@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tacit.errors import TacitError, TrainingError
 from tacit.model import Batch, Losses, Model, Progress, Recipe
@@ -38,7 +39,11 @@ class Learner:
         self.members: dict[str, list[nn.Parameter]] = {name: group["params"] for name, group in groups.items()}
         self.optimisers = {name: _optimiser(group, recipe) for name, group in groups.items() if group["params"]}
         self.peaks = {name: [group["lr"] for group in o.param_groups] for name, o in self.optimisers.items()}
-        self.averaged = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+        self.averaged: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
+        # Averaged weights make other activations than the last ones: their statistics are averaged with them.
+        for module_name, module in model.named_modules():
+            if isinstance(module, _BatchNorm):
+                self.averaged |= {f"{module_name}.{n}": b for n, b in module.named_buffers() if b.is_floating_point()}
         self.average = [] if recipe.ema is None else [p.detach().clone() for p in self.averaged.values()]
         self.acting: str | None = None
         if len(self.members) > 1:
@@ -67,7 +72,8 @@ class Learner:
         if self.average:
             # Early weights are forgotten sooner, so that short runs are not averages of their beginnings.
             decay = min(self.recipe.ema or 0.0, (1 + progress.step) / (10 + progress.step))
-            torch._foreach_lerp_(self.average, list(self.averaged.values()), 1 - decay)
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, list(self.averaged.values()), 1 - decay)
         return terms
 
     def _act(self, player: str, closure: Callable[[], Losses], prefix: str, step: int) -> tuple[Losses, Tensor]:

@@ -142,6 +142,8 @@ def test_the_discretised_decoder_sums_to_one_and_loses_nothing_in_the_tails() ->
 def test_ddim_with_all_noise_is_ancestral_sampling() -> None:
     """Against eq. 11 and algorithm 2, step by step, with the same noise."""
     model = _model(Vectors(3), variance="small")
+    model.low.fill_(-math.inf)
+    model.high.fill_(math.inf)
     torch.manual_seed(5)
     drawn = model.sample(7, steps=None, eta=1.0)
     torch.manual_seed(5)
@@ -197,6 +199,17 @@ def test_the_bound_has_gradients(terms: int | None) -> None:
     with torch.no_grad():
         torch.manual_seed(2)
         torch.testing.assert_close(model.log_prob(x, terms=terms), value.detach())
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_samples_of_a_table_stay_in_its_range_even_if_the_network_errs(eta: float) -> None:
+    model = DDPM(Vectors(2), width=8)
+    x = torch.randn(500, 2) * torch.tensor([50.0, 0.1]) + 7
+    model.adapt(Dataset(model.space, x))
+    model._noise_in = lambda x, t: 2 * x.abs()
+    drawn = model.sample(50, eta=eta)
+    slack = 1e-3 * (x.amax(0) - x.amin(0))
+    assert (drawn >= x.amin(0) - slack).all() and (drawn <= x.amax(0) + slack).all()
 
 
 def test_learns_a_table() -> None:

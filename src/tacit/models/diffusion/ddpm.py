@@ -71,6 +71,8 @@ class DDPM(Model):
     weight: Tensor
     mismatch: Tensor
     share: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(
         self,
@@ -90,6 +92,9 @@ class DDPM(Model):
         self.timesteps, self.variance = timesteps, variance
         self._lay_out(_betas(noise_schedule, timesteps))
         self.standardise = Standardise(*(space.shape if isinstance(space, Vectors) else ()))
+        # The range of a table's features, standardised, as `adapt` has seen it.
+        self.register_buffer("low", torch.full_like(self.standardise.scale, -math.inf))
+        self.register_buffer("high", torch.full_like(self.standardise.scale, math.inf))
         if isinstance(space, Images):
             side = max(space.height, space.width)
             halvings = max(0, math.ceil(math.log2(side / 7)))
@@ -127,6 +132,9 @@ class DDPM(Model):
     def adapt(self, data: Dataset) -> None:
         if isinstance(self.space, Vectors):
             adapt_to(self.standardise, data)
+            seen = self._scaled(data.observations(20_000))
+            self.low.copy_(seen.amin(0))
+            self.high.copy_(seen.amax(0))
 
     # -- learning ------------------------------------------------------------------------------------------------------
 
@@ -253,7 +261,9 @@ class DDPM(Model):
     def _step_back(self, x: Tensor, t: int, before: int, eta: float) -> tuple[Tensor, float]:
         """Mean and standard deviation of p_θ(x_before | x_t) (Song et al. 2021, eqs. 12 and 16)."""
         a, b = self.alpha_bar[t], self.alpha_bar[before]
-        clean = self._data_in(x, torch.full((len(x),), t, device=x.device))
+        # A small error in the noise is a large one in x̂₀ where t is large: a table's is kept in its range as well. The
+        # bound does without, for a row may lie outside the range that was seen.
+        clean = self._data_in(x, torch.full((len(x),), t, device=x.device)).clamp(self.low, self.high)
         e = (x - a.sqrt() * clean) / (1 - a).sqrt()
         posterior = eta * ((1 - b) / (1 - a) * (1 - a / b)).sqrt()
         mean = b.sqrt() * clean + (1 - b - posterior.square()).clamp(min=0).sqrt() * e
