@@ -161,8 +161,11 @@ class Model(nn.Module):
     def after_step(self, progress: Progress) -> None:
         """What happens between steps, without gradients: momentum copies, weight clipping, annealing."""
 
-    def fit_exactly(self, data: Dataset) -> None:
-        """Learn without gradients, in one go. A model that overrides this has no loss and no steps."""
+    def fit_exactly(self, data: Dataset, seconds: float) -> None:
+        """Learn without gradients, in one go, which a search should end after about `seconds`, finite or not.
+
+        A model that overrides this has no loss and no steps.
+        """
         raise NotImplementedError(f"{type(self).__name__} learns by gradients")
 
     # -- the record ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import math
 import platform
 import time
 from pathlib import Path
@@ -249,7 +250,7 @@ def _loop(path: Path, record: dict[str, Any], data: Dataset, watchers: tuple[Wat
 
 def _fit_exactly(loop: Loop) -> None:
     reseed(loop.plan.seed, "exactly")
-    loop.model.fit_exactly(loop.train)
+    loop.model.fit_exactly(loop.train, math.inf if loop.plan.minutes is None else 60 * loop.plan.minutes)
     checkpoint.save(loop.folder / "checkpoints", 0, {"weights": loop.model.state_dict()}, {})
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tacit.data import Dataset
 from tacit.errors import DataError, SpaceError, TrainingError
+from tacit.models.latent import gaussian_mixture
 from tacit.models.latent.gaussian_mixture import GaussianMixture, Reals
 from tacit.spaces import Images, Tokens, Vectors
 
@@ -146,6 +147,24 @@ def test_number_of_components_is_chosen_on_held_out_rows() -> None:
     assert model.sample(50).isfinite().all()
     assert model.embed(data.x).isfinite().all()
     assert model.log_prob(data.x).mean() > fitted(data, components=1).log_prob(data.x).mean() + 0.3
+
+
+def test_a_search_ends_in_time_with_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = clumps(900)
+    model = GaussianMixture(data.space)
+    model.fit_exactly(data, seconds=0.0)
+    assert model.log_weight.isfinite().sum() == 1
+    assert torch.isfinite(model.log_prob(data.x)).all()
+    now = iter(range(10**6))
+    monkeypatch.setattr(gaussian_mixture.time, "monotonic", lambda: next(now))
+    model.fit_exactly(data, seconds=60)
+    assert 1 < model.log_weight.isfinite().sum() < 20
+
+
+@pytest.mark.parametrize("side, components, covariance", [(8, 20, "full"), (28, 10, "full"), (65, 20, "diagonal")])
+def test_what_is_chosen_from_fits_the_size_of_the_space(side: int, components: int, covariance: str) -> None:
+    model = GaussianMixture(Images(1, side, side, 2))
+    assert (len(model.mean), model.covariance) == (components, covariance)
 
 
 def test_responsibilities_decode_to_their_cluster() -> None:

@@ -132,7 +132,7 @@ class Histogram(Model):
     # -- learning -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def fit_exactly(self, data: Dataset) -> None:
+    def fit_exactly(self, data: Dataset, seconds: float = math.inf) -> None:
         """Count, and choose what was not given by the leave-one-out likelihood."""
         real = isinstance(self.space, Vectors)
         if real:

@@ -31,6 +31,7 @@ Theis, van den Oord & Bethge (2016), A note on the evaluation of generative mode
 from __future__ import annotations
 
 import math
+import time
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -42,17 +43,22 @@ from tacit.errors import DataError, SpaceError, TrainingError
 from tacit.model import Model
 from tacit.spaces import Images, Space, Vectors
 
-# What `components=None` and `ridge=None` choose from (the search begins at the first ridge), on this share of the rows.
+# What `components=None` and `ridge=None` choose from (the search begins at the first ridge), on this share of the rows;
+# one component always, more while their factors have no more than `_ROOM` entries.
 _COMPONENTS = (1, 2, 3, 5, 10, 20)
+_ROOM = 2**23
 _RIDGES = (1e-2, 1e-1, 1e-3, 1e-4)
 _HELD_OUT = 0.2
+# Beyond this many features a full covariance takes minutes and gigabytes.
+_FULL = 4096
 # Beyond this many dimensions the products of an E-step are taken in float32; all else is float64.
 _WIDE = 128
 # λ of the logit, for images.
 _MARGIN = 1e-4
-# Multiplications of one E-step on full covariances: with more rows than that allows, EM runs on a random part of them
-# and ends with one round over all of them.
+# Multiplications of one E-step: with more rows than that allows, EM runs on a random part of them and ends with one
+# round over all of them. Where time is short, a search of about thirty such steps is to fit into it.
 _WORK = 1.2e11
+_WORK_A_SECOND = 1e10 / 30
 # Largest number of elements of one temporary tensor.
 _BLOCK = 2**23
 
@@ -81,8 +87,9 @@ class GaussianMixture(Model):
 
     Args:
         space: rows of a table, or images.
-        components: number K of Gaussians; None chooses by the likelihood of held-out rows.
-        covariance: "full" or "diagonal".
+        components: number K of Gaussians; None chooses by the likelihood of held-out rows, fewest first, as long as
+            there is time.
+        covariance: "full" or "diagonal"; by default full up to 4096 features.
         ridge: variance added to every feature, in units of its variance in the data; None chooses, likewise.
         restarts: how often to start anew; the run of the greatest likelihood is kept.
         iterations: most rounds of expectation maximisation.
@@ -105,8 +112,8 @@ class GaussianMixture(Model):
         self,
         space: Space,
         *,
-        components: int | None = 10,
-        covariance: Literal["full", "diagonal"] = "full",
+        components: int | None = None,
+        covariance: Literal["full", "diagonal"] | None = None,
         ridge: float | None = None,
         restarts: int = 1,
         iterations: int = 100,
@@ -124,10 +131,12 @@ class GaussianMixture(Model):
                 raise SpaceError(
                     f"gaussian-mixture needs {name} of at least {least}, not {given}: give a larger number"
                 )
-        self.components, self.covariance, self.ridge = components, covariance, ridge
+        features = space.dimensions
+        self.components, self.ridge = components, ridge
+        self.covariance = covariance or ("full" if features <= _FULL else "diagonal")
         self.restarts, self.iterations, self.tolerance = restarts, iterations, tolerance
-        most, features = components or max(_COMPONENTS), space.dimensions
-        unit = torch.eye(features) if covariance == "full" else torch.ones(features)
+        unit = torch.eye(features) if self.covariance == "full" else torch.ones(features)
+        most = components or max(c for c in _COMPONENTS if c == 1 or c * unit.numel() <= _ROOM)
         # Where `components=None` chose fewer than there is room for, the rest have weight zero.
         self.register_buffer("log_weight", torch.full((most,), -math.log(most)))
         self.register_buffer("mean", torch.zeros(most, features))
@@ -180,11 +189,12 @@ class GaussianMixture(Model):
     # -- learning -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def fit_exactly(self, data: Dataset) -> None:
+    def fit_exactly(self, data: Dataset, seconds: float = math.inf) -> None:
         """Expectation maximisation, `restarts` times for each number of components in question.
 
         What is to be chosen, components or ridge, is chosen by the likelihood of a fifth of the rows, held out; the
-        winner then goes on from where it stands with all rows.
+        winner then goes on from where it stands with all rows. When `seconds` are over the best so far is kept; one
+        number of components is tried however long it takes.
 
         Raises:
             DataError: there are fewer rows than components.
@@ -194,30 +204,36 @@ class GaussianMixture(Model):
             raise DataError(
                 f"{data.name} has {len(data)} rows, too few for {self.components} components: give {len(data)} or fewer"
             )
+        end = time.monotonic() + seconds
         self._measure(data)
-        candidates = [self.components] if self.components else [c for c in _COMPONENTS if c <= len(data)]
+        room = min(len(data), len(self.mean))
+        candidates = [self.components] if self.components else [c for c in _COMPONENTS if c <= room]
         ridges = _RIDGES if self.ridge is None else (self.ridge,)
-        features = self.space.dimensions
-        work = features * max(candidates) * (features if self.covariance == "full" else 1)
-        most = max(int(_WORK / work), 10 * max(candidates))
+        work = max(candidates) * self.factor[0].numel()
+        most = max(int(min(_WORK, _WORK_A_SECOND * seconds) / work), 10 * max(candidates))
         every = torch.randperm(len(data))
         held_out = int(_HELD_OUT * len(data)) if len(candidates) * len(ridges) > 1 else 0
         rows = every[held_out:][:most]
         train = self._standardised(data[rows].to(self.device))
         judge = self._standardised(data[every[:held_out][:most]].to(self.device)) if held_out else train
 
-        rivals = []
-        for components in candidates * self.restarts:
-            mixture = self._climb(train, self._start(train, components, ridges[0]), ridges[0])
+        rivals: list[tuple[float, Mixture, float]] = []
+        took = 0.0  # for each component
+        for components in (c for c in candidates for _ in range(self.restarts)):
+            if rivals and time.monotonic() + components * took > end:
+                break
+            started = time.monotonic()
+            mixture = self._climb(train, self._start(train, components, ridges[0]), ridges[0], end)
             moments = _moments(train, self._log_joint(train, mixture).softmax(1), self.covariance)
             for choice in ridges:
                 rival = _maximise(moments, choice)
                 rivals.append((self._score(judge, rival), rival, choice))
+            took = (time.monotonic() - started) / components
         _, best, ridge = max(rivals, key=lambda each: each[0])
-        if held_out:
+        if held_out and time.monotonic() < end:
             rows = every[:most]
-            best = self._climb(self._standardised(data[rows].to(self.device)), best, ridge)
-        if len(rows) < len(data):
+            best = self._climb(self._standardised(data[rows].to(self.device)), best, ridge, end)
+        if len(rows) < len(data) and time.monotonic() < end:
             best = _maximise(self._all_moments(data, best), ridge)
         self.log_weight.fill_(-math.inf)
         for buffer, value in zip((self.log_weight, self.mean, self.factor), best, strict=True):
@@ -253,10 +269,12 @@ class GaussianMixture(Model):
         member = torch.nn.functional.one_hot(_closest(z, centres), components).to(z.dtype)
         return _maximise(_moments(data, member, self.covariance), ridge)
 
-    def _climb(self, data: Reals, mixture: Mixture, ridge: float) -> Mixture:
-        """Rounds of expectation maximisation from `mixture` until they gain no more."""
+    def _climb(self, data: Reals, mixture: Mixture, ridge: float, end: float = math.inf) -> Mixture:
+        """Rounds of expectation maximisation from `mixture` until they gain no more or it is `end`."""
         before = -math.inf
         for _ in range(self.iterations):
+            if time.monotonic() > end:
+                break
             log_joint = self._log_joint(data, mixture)
             now = log_joint.logsumexp(1).mean(dtype=torch.float64).item()
             if now - before < self.tolerance * self.space.dimensions:
