@@ -4,6 +4,7 @@ import json
 import math
 import re
 import signal
+import time
 
 import pytest
 import torch
@@ -250,6 +251,18 @@ def test_what_a_model_does_wrong_leaves_a_sentence_and_the_rest(tmp_path):
     assert math.isinf(found.figures["bits"].value)
     assert "frechet" not in found.figures
     assert 0 <= found.figures["auroc"].value <= 1
+
+
+def test_what_takes_far_too_long_is_given_up_and_the_rest_stands(tmp_path, monkeypatch):
+    monkeypatch.setattr("tacit.tasks.measure._LEAST_SECONDS", 1.0)
+
+    class Slow(Truth):
+        def sample(self, count, *, temperature=1.0):
+            time.sleep(60)
+
+    found = measure(Slow(), Judge(table(), tmp_path), 0.01)
+    assert found.troubles == ["samples could not be measured: it takes more than 1 seconds: allow more minutes"]
+    assert {"bits", "auroc"} <= set(found.figures)
 
 
 def test_work_stops_when_its_time_is_over_but_not_before_one_batch():

@@ -87,7 +87,7 @@ class Comparison:
 def compare(
     data: str | Path | Dataset = "digits",
     *,
-    minutes: float = 3.0,
+    minutes: float | None = None,
     models: tuple[str, ...] = (),
     family: tuple[str, ...] = (),
     out: Path = Path("compare"),
@@ -103,7 +103,8 @@ def compare(
 
     Args:
         data: a path, a name (`tacit data`), or a `Dataset`; scikit-learn's 8×8 digits by default.
-        minutes: for the whole comparison, training and measuring.
+        minutes: for the whole comparison, training and measuring; by default 3, and 10 where an observation has more
+            than 300 numbers.
         models: which to compare, by name; by default all that suit the data.
         family: only models of these families.
         out: folder for the page (index.html), the numbers (comparison.json) and the runs.
@@ -114,9 +115,11 @@ def compare(
     Raises:
         TacitError: the data cannot be read, or no model takes it.
     """
-    if minutes <= 0:
+    if minutes is not None and minutes <= 0:
         raise TacitError(f"minutes is {minutes:g}: give a number above 0")
     dataset = data if isinstance(data, Dataset) else load(data)
+    if minutes is None:
+        minutes = 10.0 if dataset.space.dimensions > 300 else 3.0
     entries = chosen(dataset, _words(models), _words(family))
     out = Path(out)
     try:

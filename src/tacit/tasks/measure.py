@@ -6,10 +6,13 @@ depends on. A slow model is measured on fewer rows, and says so, instead of hold
 
 from __future__ import annotations
 
+import contextlib
 import lzma
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,8 @@ _MOST_ROWS = 2000
 _MOST_PROBED = 3000
 # Fewer drawn or real observations than this say nothing about sample quality.
 _LEAST_ROWS = 32
+# What takes so many times its share of the time is given up, though not before so many seconds.
+_PATIENCE, _LEAST_SECONDS = 4, 10.0
 # Drawn observations kept to be shown: pictures or texts, and points of a scatter plot.
 _SHOWN, _SHOWN_ROWS = 64, 1000
 
@@ -262,6 +267,7 @@ def measure(model: Model, judge: Judge, seconds: float) -> Measured:
     parts: list[tuple[str, Callable[[], None]]] = []
     if density:
         parts.append(("density", lambda: _density(model, judge, seconds / 4, found)))
+        parts.append(("anomalies", lambda: _density_anomalies(model, judge, seconds / 4, found)))
     if isinstance(model, Embeds):
         parts.append(("features", lambda: _features(model, judge, found, anomalies=not density)))
     if isinstance(model, Samples):
@@ -270,10 +276,30 @@ def measure(model: Model, judge: Judge, seconds: float) -> Measured:
     for what, part in parts:
         reseed(judge.seed, "measure", what)
         try:
-            part()
+            with _given_up_after(max(_LEAST_SECONDS, _PATIENCE * seconds)):
+                part()
         except Exception as error:
             found.troubles.append(f"{what} could not be measured: {sentence(error)}")
     return found
+
+
+@contextlib.contextmanager
+def _given_up_after(seconds: float) -> Iterator[None]:
+    """Raise `TrainingError` in this block once it has taken so long, where there are alarms: not on Windows."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def give_up(*_: object) -> None:
+        raise TrainingError(f"it takes more than {seconds:.0f} seconds: allow more minutes")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def sentence(error: BaseException) -> str:
@@ -287,12 +313,10 @@ def sentence(error: BaseException) -> str:
 
 
 def _density(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
-    end = time.monotonic() + seconds
     log_prob = in_time(lambda x: model.log_prob(x.to(model.device)).double().cpu(), judge.real, seconds)
-    used = max(1e-9, time.monotonic() - (end - seconds))
     dimensions, count = judge.space.dimensions, len(log_prob)
     bits = -log_prob / (dimensions * math.log(2))
-    note = {"exact": "exact", "bound": "an upper bound", "estimate": "an estimate"}[model.density]
+    note = _KIND[model.density]
     if not bits.isfinite().all():
         found.troubles.append(
             f"{int((~bits.isfinite()).sum())} of {count} held-out rows have no finite log-probability"
@@ -300,13 +324,18 @@ def _density(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
     found.figures["bits"] = _mean(bits, note)
     if isinstance(judge.space, Vectors):
         found.figures["nats"] = _mean(-log_prob, note)
-    # As many rows as the same time allows for all corruptions together.
-    rows = min(count, max(16, int(count * seconds / used / len(judge.corrupted))))
-    found.figures |= judge.anomalies(
-        -log_prob[:rows],
-        lambda x: torch.cat([-model.log_prob(part.to(model.device)).double().cpu() for part in x.split(256)]),
-        f"−log p(x), {note}",
-    )
+
+
+def _density_anomalies(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
+    def score(x: Tensor) -> Tensor:
+        return torch.cat([-model.log_prob(part.to(model.device)).double().cpu() for part in x.split(256)])
+
+    # As many rows as time allows for them and all their corruptions.
+    sound = in_time(score, judge.real, seconds / (1 + len(judge.corrupted)))
+    found.figures |= judge.anomalies(sound, score, f"−log p(x), {_KIND[model.density]}")
+
+
+_KIND = {"exact": "exact", "bound": "an upper bound", "estimate": "an estimate"}
 
 
 def _mean(values: Tensor, note: str) -> Figure:
