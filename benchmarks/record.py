@@ -36,6 +36,7 @@ def record(
     target: float | None = None,
     reference: dict[str, Any] | None = None,
     note: str = "",
+    reason: str = "",
     packages: tuple[str, ...] = (),
 ) -> Path:
     """Write the record and say on the terminal what it was and whether it met the target.
@@ -43,7 +44,8 @@ def record(
     Args:
         value: the figure, in `unit`.
         uncertainty: its standard error, or the standard deviation over seeds (say which in `note`).
-        target: what was aimed at; a miss is recorded as such, with the reason in `note`.
+        target: what was aimed at; a miss is recorded as such.
+        reason: why, should it be missed; then, and only then, it joins the note.
         reference: `{"value": …, "source": …}`, the published or the peer's figure under the same protocol.
         packages: installed packages, beside torch and numpy, whose versions matter.
     """
@@ -62,7 +64,7 @@ def record(
         "target": target,
         "met": met,
         "reference": reference,
-        "note": note,
+        "note": note if met is not False or not reason else f"{note}; missed because {reason}",
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "seed": seed,
         "seconds": round(seconds, 1),

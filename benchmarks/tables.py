@@ -33,7 +33,7 @@ def table(records: list[dict[str, Any]]) -> str:
         target = (
             ""
             if r["target"] is None
-            else f"{'≤' if r['better'] == 'lower' else '≥'} {r['target']:g} {'✓' if r['met'] else '✗'}"
+            else f"{'≤' if r['better'] == 'lower' else '≥'} {r['target']:.4g} {'✓' if r['met'] else '✗'}"
         )
         reference = "" if not r["reference"] else f"{_short(r['reference']['value'])} ({r['reference']['source']})"
         kind = "" if r["kind"] in ("measured", "exact") else f" ({r['kind']})"
