@@ -274,6 +274,8 @@ def measure(model: Model, judge: Judge, seconds: float) -> Measured:
         # Last, with all that is left: the more is drawn, the surer the judgement.
         parts.append(("samples", lambda: _samples(model, judge, max(seconds / 4, end - time.monotonic()), found)))
     for what, part in parts:
+        if what == "anomalies" and "bits" not in found.figures:
+            continue  # its scores would fail, or take as long, as the density did
         reseed(judge.seed, "measure", what)
         try:
             with _given_up_after(max(_LEAST_SECONDS, _PATIENCE * seconds)):
