@@ -334,7 +334,9 @@ def _finish(work: _Work, json: bool) -> None:
             console.print(Text(f"{row.model}: {status}{row.reason}"))
     console.print(Text(found.advice.summary, style="bold"))
     for rule in found.advice.rules:
-        console.print(Text.assemble((f"{rule.claim} ", "italic"), (f"{rule.verdict.capitalize()}. ", "bold"), rule.evidence))
+        console.print(
+            Text.assemble((f"{rule.claim} ", "italic"), (f"{rule.verdict.capitalize()}. ", "bold"), rule.evidence)
+        )
     console.print(Text(f"\nSamples are compared in {found.extractor}."))
     console.print(Text(f"The page with pictures: {found.path}"))
 
