@@ -86,7 +86,7 @@ def wait_for_step(out: Path, step: int) -> None:
 def test_killed_at_a_random_step_and_resumed_it_is_as_if_never_interrupted(model, tmp_path):
     killed = tmp_path / "killed"
     process = start(model, killed, MODELS[model])
-    wait_for_step(killed, random.Random(model).randint(5, STEPS - 15))
+    wait_for_step(killed, random.Random(model).randint(5, STEPS - 30))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert Run(killed).record["status"] == "running"
