@@ -38,7 +38,7 @@ _MOST_PROBED = 3000
 # Fewer drawn or real observations than this say nothing about sample quality.
 _LEAST_ROWS = 32
 # What takes so many times its share of the time is given up, though not before so many seconds.
-_PATIENCE, _LEAST_SECONDS = 4, 10.0
+_PATIENCE, _LEAST_SECONDS = 4, 30.0
 # Drawn observations kept to be shown: pictures or texts, and points of a scatter plot.
 _SHOWN, _SHOWN_ROWS = 64, 1000
 
@@ -128,7 +128,7 @@ class Judge:
         if not isinstance(self.space, Tokens):
             train = self.train[self.train_index].flatten(1).float()
             found |= self.feature_quality(train, self.real.flatten(1).float(), "raw values")
-            found |= self._neighbour_anomalies(lambda x: x.flatten(1).float(), train, "raw values")
+            found |= self.neighbour_anomalies(lambda x: x.flatten(1).float(), train, "raw values")
         return found
 
     # -- samples ------------------------------------------------------------------------------------------------------
@@ -209,11 +209,16 @@ class Judge:
             found[f"auroc: {name}"] = Figure(*mean_auroc(sound, {name: scores}, seed=self.seed), len(sound), note)
         return found
 
-    def _neighbour_anomalies(self, features: Callable[[Tensor], Tensor], train: Tensor, layer: str) -> Figures:
+    def neighbour_anomalies(
+        self, features: Callable[[Tensor], Tensor], train: Tensor, layer: str, seconds: float = math.inf
+    ) -> Figures:
+        """The same by the distance from the features of probed training rows, on as many rows as time allows."""
+
         def score(x: Tensor) -> Tensor:
             return neighbour_distance(train, features(x))
 
-        return self.anomalies(score(self.real), score, f"distance to the 5 nearest training rows in {layer}")
+        sound = in_time(score, self.real, seconds / (1 + len(self.corrupted)))
+        return self.anomalies(sound, score, f"distance to the 5 nearest training rows in {layer}")
 
 
 _STRENGTHS = (1e-2, 1e-1, 1.0)
@@ -269,12 +274,14 @@ def measure(model: Model, judge: Judge, seconds: float) -> Measured:
         parts.append(("density", lambda: _density(model, judge, seconds / 4, found)))
         parts.append(("anomalies", lambda: _density_anomalies(model, judge, seconds / 4, found)))
     if isinstance(model, Embeds):
-        parts.append(("features", lambda: _features(model, judge, found, anomalies=not density)))
+        parts.append(("features", lambda: _features(model, judge, found)))
+        if not density:
+            parts.append(("anomalies", lambda: _feature_anomalies(model, judge, seconds / 4, found)))
     if isinstance(model, Samples):
         # Last, with all that is left: the more is drawn, the surer the judgement.
         parts.append(("samples", lambda: _samples(model, judge, max(seconds / 4, end - time.monotonic()), found)))
     for what, part in parts:
-        if what == "anomalies" and "bits" not in found.figures:
+        if what == "anomalies" and density and "bits" not in found.figures:
             continue  # its scores would fail, or take as long, as the density did
         reseed(judge.seed, "measure", what)
         try:
@@ -373,20 +380,25 @@ def _samples(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
         found.troubles.append(f"only {len(samples)} samples could be drawn in the time, too few to judge them")
 
 
-def _features(model: Any, judge: Judge, found: Measured, *, anomalies: bool) -> None:
-    def embed(x: Tensor) -> Tensor:
-        return torch.cat([model.embed(part.to(model.device)).float().cpu() for part in x.split(256)])
-
-    labelled = judge.train.label is not None
-    if not labelled and not anomalies:
+def _features(model: Any, judge: Judge, found: Measured) -> None:
+    if judge.train.label is None:
         return
-    train = embed(judge.train[judge.train_index])
-    test = embed(judge.real)
-    if not (train.isfinite().all() and test.isfinite().all()):
-        raise TrainingError("some of its features are not finite")
+    train, test = _embedded(model, judge.train[judge.train_index]), _embedded(model, judge.real)
     found.figures |= judge.feature_quality(train, test, f"{train.shape[1]} features")
-    if anomalies:
-        found.figures |= judge._neighbour_anomalies(embed, train, f"its {train.shape[1]} features")
+
+
+def _feature_anomalies(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
+    train = _embedded(model, judge.train[judge.train_index])
+    layer = f"its {train.shape[1]} features"
+    found.figures |= judge.neighbour_anomalies(lambda x: _embedded(model, x), train, layer, seconds)
+
+
+def _embedded(model: Any, x: Tensor) -> Tensor:
+    """Features of observations, (rows, features), float32 in memory."""
+    features = torch.cat([model.embed(part.to(model.device)).float().cpu() for part in x.split(256)])
+    if not features.isfinite().all():
+        raise TrainingError("some of its features are not finite")
+    return features
 
 
 def in_time(work: Callable[[Tensor], Tensor], x: Tensor, seconds: float) -> Tensor:
