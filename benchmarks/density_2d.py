@@ -36,23 +36,17 @@ from tacit.data import Dataset
 from tacit.data.builtin import modes
 
 # How RealNVP is trained on each set.
+PLANE = {
+    "steps": 8000,
+    "batch_size": 512,
+    "learning_rate": 5e-3,
+    "ema": 0.99,
+    "couplings": 16,
+    "hidden": (64, 64),
+}
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "moons": {
-        "steps": 8000,
-        "batch_size": 512,
-        "learning_rate": 5e-3,
-        "ema": 0.99,
-        "couplings": 16,
-        "hidden": (64, 64),
-    },
-    "8-gaussians": {
-        "steps": 8000,
-        "batch_size": 512,
-        "learning_rate": 5e-3,
-        "ema": 0.99,
-        "couplings": 16,
-        "hidden": (64, 64),
-    },
+    "moons": PLANE,
+    "8-gaussians": PLANE,
     "miniboone-subset": {
         "steps": 1500,
         "learning_rate": 1e-3,
