@@ -82,12 +82,15 @@ def _show(console: Console, entry: catalogue.Entry, recorded: list[dict[str, Any
         for column in ("data", "metric", "value", "target", "published or peer"):
             table.add_column(column, overflow="fold")
         for record in recorded:
-            reference = record["reference"]
+            target, reference = record["target"], record["reference"]
+            published = reference and reference["value"]
+            if isinstance(published, int | float):
+                published = f"{published:.4g}"
             table.add_row(
                 f"{record['data']} ({record['split']})",
                 record["metric"],
                 f"{record['value']:.4g} {record['unit']}",
-                "" if record["target"] is None else f"{record['target']:g} {'met' if record['met'] else 'MISSED'}",
-                "" if not reference else f"{reference['value']} ({escape(reference['source'])})",
+                "" if target is None else f"{target:.4g} {'met' if record['met'] else 'MISSED'}",
+                "" if not reference else f"{published} ({escape(reference['source'])})",
             )
         console.print(table)
