@@ -2,7 +2,8 @@
 
 Protocol: the usual 50,000 / 10,000 / 10,000 rows, binarised once and for all (Larochelle & Murray 2011); all training
 rows, all test rows. MADE's number is exact; the VAE's is the importance-weighted bound with `samples` samples an image
-(Burda et al. 2016, arXiv:1509.00519). The recipes below were chosen on the validation rows.
+(Burda et al. 2016, arXiv:1509.00519). The recipes below were chosen on the validation rows;
+MADE of 2000 units had been measured on the test rows before (89.17 nats).
 
 An interrupted run goes on where it stopped when the same command is given again; a finished one is measured again.
 
