@@ -139,8 +139,8 @@ def likelihoods(name: str, seed: int, shorten: float) -> None:
         note="; ".join(
             [*remarks, f"RealNVP {arguments}", "uncertainty is the standard error of the difference to the reference"]
         ),
-        reason="a few Gaussians are nearly the law that the rows come from, and couplings, smooth maps, presumably leave "
-        "some mass between separate pieces"
+        reason="a few Gaussians are nearly the law that the rows come from, and couplings, smooth maps, presumably "
+        "leave some mass between separate pieces"
         if parts[2].space.dimensions == 2
         else "",
     )
