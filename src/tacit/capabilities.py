@@ -60,9 +60,24 @@ class Embeds(Protocol):
 
 @runtime_checkable
 class Classifies(Protocol):
-    """`classify(x)`: (batch, *space.shape) -> class probabilities, (batch, classes)."""
+    """`classify(x)`: (batch, *space.shape) -> class probabilities, (batch, classes).
+
+    `classes` is how many it was fitted with; None if it was fitted without labels, and then it cannot.
+    """
+
+    classes: int | None
 
     def classify(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Completes(Protocol):
+    """`complete(x, known, temperature=1.0)`: `x` with what is unknown drawn from p(unknown | known).
+
+    `x` is (batch, *space.shape); `known`, bool, (*space.shape), is True where it is given and comes back unchanged.
+    """
+
+    def complete(self, x: Tensor, known: Tensor, *, temperature: float = 1.0) -> Tensor: ...
 
 
 CAPABILITIES: dict[str, type] = {
@@ -72,6 +87,7 @@ CAPABILITIES: dict[str, type] = {
     "decode": Decodes,
     "embed": Embeds,
     "classify": Classifies,
+    "complete": Completes,
 }
 
 METHODS: dict[str, str] = {
@@ -81,7 +97,16 @@ METHODS: dict[str, str] = {
     "decode": "decode",
     "embed": "embed",
     "classify": "classify",
+    "complete": "complete",
 }
+
+
+def has(model: torch.nn.Module, capability: str) -> bool:
+    """Whether this model, as it was configured, has a capability."""
+    if capability == "classify" and getattr(model, "classes", None) is None:
+        return False
+    return isinstance(model, CAPABILITIES[capability])
+
 
 
 def require(model: torch.nn.Module, capability: str, verb: str) -> None:
@@ -90,10 +115,12 @@ def require(model: torch.nn.Module, capability: str, verb: str) -> None:
     Raises:
         CapabilityError: `model` lacks `capability`.
     """
-    if isinstance(model, CAPABILITIES[capability]):
+    if has(model, capability):
         return
     from tacit import catalogue
 
     name = catalogue.name_of(type(model))
+    if isinstance(model, CAPABILITIES[capability]):
+        raise CapabilityError(f"{name} cannot {verb}: it was fitted without classes; fit it with --classes")
     able = ", ".join(entry.name for entry in catalogue.entries() if capability in entry.capabilities)
     raise CapabilityError(f"{name} cannot {verb}: it has no {METHODS[capability]}(); models that have one are {able}")

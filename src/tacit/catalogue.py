@@ -30,6 +30,7 @@ _CAPABILITIES = {
     "decode": "decode",
     "embed": "embed",
     "classify": "classify",
+    "complete": "complete",
 }
 
 
@@ -123,7 +124,7 @@ def _read(path: Path) -> Entry:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__"
     )
     return Entry(
-        name=path.stem.replace("_", "-"),
+        name=path.stem.replace("_plus", "+").replace("_", "-"),
         family=path.parent.name,
         module=f"tacit.models.{path.parent.name}.{path.stem}",
         class_name=cls.name,

@@ -59,6 +59,26 @@ class Space:
             )
         return x
 
+    def check_values(self, x: torch.Tensor) -> torch.Tensor:
+        """As `check`, and every entry must be one of the levels: for observations that do not come from a loader.
+
+        Raises:
+            SpaceError: the shape differs, or an entry is no level.
+        """
+        self.check(x)
+        if self.levels is not None and x.numel():
+            low, high = int(x.min()), int(x.max())
+            least, most = self.value_range
+            if low < least or high > most:
+                wrong = low if low < least else high
+                raise SpaceError(f"observations hold {wrong}, but {self} has {least} to {most}: bring them to that")
+        return x
+
+    @property
+    def value_range(self) -> tuple[int, int]:
+        """The lowest and the highest level."""
+        return 0, (self.levels or 1) - 1
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready record; `from_dict` reads it back."""
         return {"kind": self.kind, **dataclasses.asdict(self)}
@@ -131,6 +151,10 @@ class Waveform(Space):
     @property
     def levels(self) -> int:
         return 65536
+
+    @property
+    def value_range(self) -> tuple[int, int]:
+        return -32768, 32767
 
 
 _KINDS: dict[str, type[Space]] = {space.kind: space for space in (Images, Vectors, Tokens, Waveform)}

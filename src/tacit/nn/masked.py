@@ -1,11 +1,15 @@
-"""Linear layers through a mask, and the masks that make a network autoregressive.
+"""Layers through a mask, the masks that make a network autoregressive, and the caches that make its sampling quick.
 
 Germain, Gregor, Murray & Larochelle (2015), MADE, arXiv:1502.03509: every unit carries a degree, and no path leads
-from an input to the output of the same or a lower degree.
+from an input to the output of the same or a lower degree. In pictures a feature's degree is its colour channel.
 """
 
 from __future__ import annotations
 
+import itertools
+from typing import cast
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,3 +27,109 @@ def degree_mask(source: Tensor, target: Tensor, *, strict: bool) -> Tensor:
     Into a hidden unit from degrees up to its own; into an output (`strict`) only from lower ones.
     """
     return target[:, None] > source[None, :] if strict else target[:, None] >= source[None, :]
+
+
+def channel_groups(features: int, channels: int) -> Tensor:
+    """The colour channel that each feature map belongs to, (features,): as many for each as can be, in order."""
+    return torch.arange(features) * channels // features
+
+
+class MaskedConv2d(nn.Conv2d):
+    """A convolution that sees the rows above, the pixels to the left, and of the pixel itself some channels.
+
+    van den Oord, Kalchbrenner & Kavukcuoglu (2016), arXiv:1601.06759, §3.4: mask A (`strict`) shows an output of
+    channel c the channels before c, mask B also c itself.
+
+    Args:
+        source: the channel of each input feature, (in_features,), sorted.
+        target: the channel of each output feature, (out_features,).
+        above: rows above that it sees.
+        left: columns to the left that it sees, in its own row too.
+        right: columns to the right that it sees, in the rows above.
+        strict: mask A instead of B.
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self, source: Tensor, target: Tensor, *, above: int = 0, left: int = 0, right: int = 0, strict: bool = False
+    ):
+        super().__init__(len(source), len(target), (above + 1, left + 1 + right))
+        self.above, self.left, self.right, self.strict = above, left, right, strict
+        mask = torch.ones(self.weight.shape[2:]).expand_as(self.weight).clone()
+        mask[:, :, -1, left + 1 :] = 0
+        mask[:, :, -1, left] = degree_mask(source, target, strict=strict)
+        self.register_buffer("mask", mask, persistent=False)
+        self.source, self.target = source, target
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_features, height, width) -> (batch, out_features, height, width)."""
+        if self.kernel_size != (1, 1):
+            x = F.pad(x, (self.left, self.right, self.above, 0))
+        return F.conv2d(x, self.weight * self.mask, self.bias)
+
+
+class ConvCache:
+    """A masked convolution pixel by pixel: what rows above give is computed once a row, the rest is one product.
+
+    Args:
+        conv: the convolution.
+        count: images drawn together.
+        width: of an image.
+    """
+
+    def __init__(self, conv: MaskedConv2d, count: int, width: int):
+        weight = conv.weight * conv.mask
+        self.conv, self.bias = conv, conv.bias
+        self.weight_above = weight[:, :, :-1]
+        self.groups = [(conv.target == c).nonzero().flatten() for c in conv.target.unique()]
+        here = weight[:, :, -1, : conv.left + 1]
+        self.here = [here[group].permute(2, 1, 0).flatten(0, 1).contiguous() for group in self.groups]
+        ends = torch.bincount(conv.source).cumsum(0).tolist()
+        self.slices = [slice(a, b) for a, b in itertools.pairwise([0, *ends])]
+        self.rows = weight.new_zeros(count, conv.in_channels, conv.above, conv.left + width + conv.right)
+        self.line = weight.new_zeros(count, conv.left + width, conv.in_channels)  # this row, padded at the left
+        self.first = True
+        self.alone = len(self.slices) == 1 and conv.left == conv.above == 0  # a pixel needs no other's inputs
+        self.base: list[Tensor] = []
+
+    def begin_row(self, extra: Tensor | None = None) -> None:
+        """Put the row just drawn among those above, and compute what they give to the next one.
+
+        Args:
+            extra: what else is added to the outputs of the next row, (batch, out_features, 1, width) or broadcastable.
+        """
+        conv = self.conv
+        if conv.above and not self.first:
+            row = F.pad(self.line.transpose(1, 2), (0, conv.right))
+            self.rows = torch.cat([self.rows[:, :, 1:], row[:, :, None]], 2)
+        self.first = False
+        width = self.line.shape[1] - conv.left
+        if conv.above:
+            base = F.conv2d(self.rows, self.weight_above, self.bias)
+        else:
+            base = cast(Tensor, self.bias).view(1, -1, 1, 1).expand(len(self.line), -1, 1, width)
+        if extra is not None:
+            base = base + extra
+        base = base[:, :, 0].permute(2, 0, 1)
+        self.base = [base[:, :, group].contiguous() for group in self.groups]
+
+    def write(self, x: Tensor, column: int, channel: int) -> None:
+        """Take the inputs (batch, features of the channel) of a pixel."""
+        self.line[:, column + self.conv.left, self.slices[channel]] = x
+
+    def read(self, column: int, channel: int) -> Tensor:
+        """The outputs of a pixel that belong to a channel, (batch, features of the channel)."""
+        window = self.line[:, column : column + self.conv.left + 1].flatten(1)
+        return torch.addmm(self.base[channel][column], window, self.here[channel])
+
+    def row(self) -> Tensor:
+        """The inputs of the row drawn last, (batch, in_features, 1, width)."""
+        return self.line[:, self.conv.left :].transpose(1, 2)[:, :, None]
+
+    def __call__(self, x: Tensor, column: int, channel: int) -> Tensor:
+        """`write`, then `read`."""
+        if self.alone:
+            return torch.addmm(self.base[0][column], x, self.here[0])
+        self.write(x, column, channel)
+        return self.read(column, channel)

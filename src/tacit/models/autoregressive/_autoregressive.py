@@ -1,0 +1,401 @@
+"""What the autoregressive models share: classes, Bayes' rule, and one sampler that never computes anything twice.
+
+`Autoregressive` holds what follows from the factors p(x_d | x_<d, y) alone: the likelihood, p(x) = Σ_y p(y) p(x|y) of a
+conditional model, and p(y|x) ∝ p(x|y) p(y). `Sequential` adds sampling and completion for models that keep a state:
+`init_state` and `step(state, x_t)` give the parameters of one entry after the other at the cost of one entry each.
+
+References
+----------
+- Ramachandran et al. (2017), Fast generation for convolutional autoregressive models, arXiv:1704.06001 (the caches)
+- Ho & Salimans (2022), Classifier-free diffusion guidance, arXiv:2207.12598 (here with log-probabilities for scores)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tacit.capabilities import Kind
+from tacit.data import Dataset
+from tacit.distributions import Bernoulli, Categorical, Head
+from tacit.errors import DataError, TacitError
+from tacit.model import Batch, Losses, Model
+from tacit.nn import noise
+from tacit.spaces import Images, Space
+
+# Draws of the conditional head among which guidance chooses where a head's values cannot be listed.
+_CANDIDATES = 64
+
+
+class Autoregressive(Model):
+    """A product of conditionals, with or without classes. A model writes `hidden` and `readout`, and sets `head`.
+
+    Labels are (batch,) int64 within the networks, `self.classes` standing for "no label"; None if unconditional.
+    """
+
+    density: Kind = "exact"
+    head: Head
+    log_prior: Tensor
+
+    def __init__(self, space: Space, classes: int | None = None, label_dropout: float = 0.0):
+        super().__init__(space)
+        if classes is not None and classes < 1:
+            raise TacitError(f"classes is {classes}: give the number of classes, or leave it out")
+        if not 0 <= label_dropout < 1:
+            raise TacitError(f"label_dropout is {label_dropout}: give a probability in [0, 1)")
+        self.classes, self.label_dropout = classes, label_dropout
+        if classes is not None:
+            self.register_buffer("log_prior", torch.full((classes,), -math.log(classes)))
+
+    # -- what a model writes ------------------------------------------------------------------------------------------
+
+    def hidden(self, entries: Tensor, label: Tensor | None) -> Tensor:
+        """Features of the last layer before the read-out, (batch, features, *sites)."""
+        raise NotImplementedError
+
+    def readout(self, hidden: Tensor) -> Tensor:
+        """The head's parameters from those features, (batch, parameters, *entries)."""
+        raise NotImplementedError
+
+    def entries(self, x: Tensor) -> Tensor:
+        """Observations as the head's entries; by default they are the same."""
+        return x
+
+    def observations(self, entries: Tensor) -> Tensor:
+        """Entries, (batch, *shape), as the user's data."""
+        return entries.to(self.space.torch_dtype)
+
+    # -- the factors --------------------------------------------------------------------------------------------------
+
+    def label_embedding(self, features: int) -> nn.Embedding | None:
+        """A vector for each class and one for "no label"; None for an unconditional model."""
+        return None if self.classes is None else nn.Embedding(self.classes + 1, features)
+
+    def conditionals(self, entries: Tensor, label: Tensor | None) -> Tensor:
+        """The head's parameters at every entry given those before it, (batch, parameters, *entries), in one pass."""
+        return self.readout(self.hidden(entries, label)).float()  # likelihoods are float32 whatever the precision
+
+    def _log_prob(self, entries: Tensor, label: Tensor | None) -> Tensor:
+        """Log p(x | y), (batch,)."""
+        return self.head.log_prob(self.conditionals(entries, label), entries).flatten(1).sum(1)
+
+    def _labels(self, label: int | Tensor, count: int) -> Tensor:
+        """A class for each of `count` rows, (count,) int64.
+
+        Raises:
+            TacitError: the model has no classes, the class is unknown, or there are not as many labels as rows.
+        """
+        if self.classes is None:
+            raise TacitError(f"label is {label}, but the model was fitted without classes: fit it with --classes")
+        found = torch.as_tensor(label, device=self.device)
+        if found.dim() and found.shape != (count,):
+            raise TacitError(f"label has shape {tuple(found.shape)}: give one class, or one for each of {count} rows")
+        if found.numel() and not 0 <= int(found.min()) <= int(found.max()) < self.classes:
+            unknown = found[(found < 0) | (found >= self.classes)].flatten()[0]
+            raise TacitError(f"{int(unknown)} is not a class of the model: they are 0 to {self.classes - 1}")
+        return found.long().expand(count)
+
+    # -- learning -----------------------------------------------------------------------------------------------------
+
+    def adapt(self, data: Dataset) -> None:
+        """Take the classes' shares."""
+        if self.classes is None:
+            return
+        if data.classes != self.classes:
+            raise DataError(f"classes is {self.classes}, but {data.name} has {data.classes or 'none'}: give that number")
+        label = data.label[data.label >= 0]  # type: ignore[index]
+        counts = torch.bincount(label, minlength=self.classes).double() + 1
+        self.log_prior.copy_((counts / counts.sum()).log())
+
+    def loss(self, batch: Batch) -> Losses:
+        """−log p(x | y), the label dropped in a share `label_dropout` of the rows, and where it is unknown."""
+        return Losses(nll=-self._log_prob(self.entries(self.space.check(batch.x)), self.learned_label(batch)).mean())
+
+    def learned_label(self, batch: Batch) -> Tensor | None:
+        """The labels a batch is learnt with."""
+        if self.classes is None:
+            return None
+        none = torch.full_like(batch.index, self.classes)
+        if batch.label is None:
+            return none
+        dropped = noise.rand(len(batch.x), device=batch.x.device) < self.label_dropout
+        return torch.where(dropped | (batch.label < 0), none, batch.label)
+
+    # -- capabilities -------------------------------------------------------------------------------------------------
+
+    def log_prob(self, x: Tensor, label: int | Tensor | None = None) -> Tensor:
+        """Log p(x), (batch,), exact, in nats; of a model with classes the mixture Σ_y p(y) p(x|y), or log p(x | label).
+
+        Raises:
+            SpaceError: `x` is not of the space.
+            TacitError: `label` is not a class.
+        """
+        entries = self.entries(self.space.check_values(x))
+        if self.classes is None and label is None:
+            return self._log_prob(entries, None)
+        if label is not None:
+            return self._log_prob(entries, self._labels(label, len(x)))
+        return self._joint(entries).logsumexp(1)
+
+    def _joint(self, entries: Tensor) -> Tensor:
+        """Log p(x | y) p(y), (batch, classes)."""
+        each = [self._log_prob(entries, self._labels(y, len(entries))) for y in range(self.classes or 0)]
+        return torch.stack(each, 1) + self.log_prior
+
+    @torch.no_grad()
+    def classify(self, x: Tensor) -> Tensor:
+        """p(y | x) by Bayes' rule, (batch, classes).
+
+        Raises:
+            TacitError: the model was fitted without classes.
+        """
+        self._labels(0, len(x))
+        return self._joint(self.entries(self.space.check_values(x))).softmax(1)
+
+    @torch.no_grad()
+    def embed(self, x: Tensor) -> Tensor:
+        """Features of the last layer, averaged over the sites, without a label: (batch, features)."""
+        entries = self.entries(self.space.check_values(x))
+        label = None if self.classes is None else torch.full((len(x),), self.classes, device=x.device)
+        return self.hidden(entries, label).float().flatten(2).mean(2)
+
+    def drawn_labels(self, label: int | Tensor | None, count: int) -> Tensor | None:
+        """The labels to draw with: those given, else drawn from the prior; None for an unconditional model."""
+        if label is not None:
+            return self._labels(label, count)
+        if self.classes is None:
+            return None
+        return torch.multinomial(self.log_prior.exp(), count, replacement=True)
+
+
+class Sequential(Autoregressive):
+    """An autoregressive model that draws one site after another, each from a state that remembers all before it.
+
+    `order` says which entries of an observation laid flat each site holds: (sites,), or (sites, entries of a site)
+    where the head draws several at once.
+    """
+
+    order: Tensor
+
+    # -- what a model writes ------------------------------------------------------------------------------------------
+
+    def init_state(self, count: int, label: Tensor | None) -> Any:
+        """What `step` needs to know before the first site of `count` draws: weights laid out, caches empty."""
+        raise NotImplementedError
+
+    def step(self, state: Any, x: Tensor | None) -> tuple[Tensor, Any]:
+        """The next site's parameters, (batch, parameters), and the state after it; `x` is the site just drawn.
+
+        Nothing lies hidden in modules: whoever keeps the state keeps everything. Its buffers are written in place.
+        """
+        raise NotImplementedError
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self, count: int, *, label: int | Tensor | None = None, temperature: float = 1.0, guidance: float = 0.0
+    ) -> Tensor:
+        """Draws, (count, *shape), from caches: each site costs what it adds.
+
+        Args:
+            count: how many.
+            label: their class, or one for each; of a model with classes drawn from their shares if None.
+            temperature: of each conditional.
+            guidance: w of p(x_d | y)^(1 + w) p(x_d)^(−w), which makes draws more typical of their class.
+
+        Raises:
+            TacitError: `temperature` is not above zero, `label` is not a class, or guidance has no class to go by.
+        """
+        labels = self.drawn_labels(label, count)
+        self._check_draw(temperature, guidance)
+        return self._placed(self._generate(count, labels, temperature, guidance), self.order)
+
+    @torch.no_grad()
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        *,
+        label: int | Tensor | None = None,
+        temperature: float = 1.0,
+        guidance: float = 0.0,
+    ) -> Tensor:
+        """Draw what is unknown of `x`, (batch, *shape), from p(unknown | known).
+
+        Args:
+            x: what is known, and anything elsewhere.
+            known: (*shape) bool, True where `x` is given; these must come first in the model's order.
+            label: as in `sample`; if None drawn from p(y | known).
+            temperature: of each conditional.
+            guidance: as in `sample`.
+
+        Raises:
+            TacitError: the mask is of another shape, or an unknown entry comes before a known one.
+        """
+        self._check_draw(temperature, guidance)
+        check_known(known, self.space)
+        x = torch.where(known.to(x.device), x, 0)
+        given, order = self._given(x, known)
+        labels = self._labels_given(x, known) if label is None else self._labels(label, len(x))
+        return self._placed(self._generate(len(x), labels, temperature, guidance, given), order)
+
+    def _check_draw(self, temperature: float, guidance: float) -> None:
+        if temperature <= 0:
+            raise TacitError(f"temperature is {temperature}: give a number above 0 (1 samples the model itself)")
+        if guidance and (self.classes is None or self.label_dropout == 0):
+            raise TacitError(
+                f"guidance is {guidance}, which compares draws with and without a label: fit the model with --classes "
+                f"and a --label-dropout above 0"
+            )
+
+    def _given(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """The known sites, (batch, number[, entries]), which come first, and the order in which to draw."""
+        sites = known.flatten()[self.order.cpu()]
+        whole = sites if sites.dim() == 1 else sites.all(1)
+        first = int(whole.sum())
+        if not whole[:first].all() or bool(sites[first:].any()):
+            raise TacitError(
+                f"known leaves out entries that come before known ones, and the model draws {self._order_in_words()}: "
+                f"let the known part come first, or take a model of any order (made, or gpt with --order any)"
+            )
+        return self.entries(self.space.check_values(x)).flatten(1)[:, self.order[:first]], self.order
+
+    def _order_in_words(self) -> str:
+        return "row after row from the top" if isinstance(self.space, Images) else "from left to right"
+
+    def _labels_given(self, x: Tensor, known: Tensor) -> Tensor | None:
+        """Labels drawn from p(y | known), (batch,): the known come first, so that their factors know nothing else."""
+        if self.classes is None:
+            return None
+        entries = self.entries(x)
+        logits = self.log_prior.expand(len(x), -1).clone()
+        for y in range(self.classes):
+            each = self.head.log_prob(self.conditionals(entries, self._labels(y, len(x))), entries)
+            mask = known.to(x.device) if each.shape[1:] == known.shape else known.to(x.device).all(0)
+            logits[:, y] += (each * mask).flatten(1).sum(1)
+        return torch.multinomial(logits.softmax(1), 1)[:, 0]
+
+    def _generate(
+        self, count: int, label: Tensor | None, temperature: float, guidance: float, given: Tensor | None = None
+    ) -> Tensor:
+        """Sites in the order of drawing, (count, sites[, entries]); those `given` are taken as they are."""
+        if guidance and label is not None:
+            label = torch.cat([label, torch.full_like(label, self.classes or 0)])
+        state, x, drawn = self.init_state(count * (2 if guidance else 1), label), None, []
+        first = 0 if given is None else given.shape[1]
+        for t in range(len(self.order)):
+            parameters, state = self.step(state, x)
+            if given is not None and t < first:
+                x = given[:, t]
+            elif guidance:
+                x = guided(self.head, *parameters.chunk(2), guidance, temperature)
+            else:
+                x = self.head.sample(parameters, temperature)
+            drawn.append(x)
+            x = torch.cat([x, x]) if guidance else x
+        return torch.stack(drawn, 1)
+
+    def _placed(self, sites: Tensor, order: Tensor) -> Tensor:
+        """Sites in the order of drawing as observations."""
+        entries = sites.new_empty(len(sites), self.space.dimensions)
+        entries[:, order] = sites
+        return self.observations(entries.view(len(sites), *self.space.shape))
+
+
+class PixelState:
+    """What has been drawn of images, in whatever form the model's layers keep it."""
+
+    entry: int = 0
+
+    def write(self, x: Tensor, column: int, channel: int) -> None:
+        """Take an entry just drawn, (batch, 1) on [−1, 1]."""
+        raise NotImplementedError
+
+    def begin_row(self, row: int) -> None:
+        """All rows before `row` are drawn: compute what they give to it."""
+        raise NotImplementedError
+
+    def read(self, column: int, channel: int) -> Tensor:
+        """The head's parameters of the next entry, (batch, parameters)."""
+        raise NotImplementedError
+
+
+class Pixelwise(Sequential):
+    """Images row by row, a pixel's colours one after the other; its `init_state` gives a `PixelState`."""
+
+    def step(self, state: PixelState, x: Tensor | None) -> tuple[Tensor, PixelState]:
+        """The next entry's parameters, (batch, parameters); of `x`, (batch,), all caches hear first."""
+        channels, _, width = self.space.shape
+        if x is not None:
+            last = state.entry - 1
+            state.write(scaled(x[:, None], self.space.levels or 2), last // channels % width, last % channels)
+        column, channel = state.entry // channels % width, state.entry % channels
+        if column == channel == 0:
+            state.begin_row(state.entry // channels // width)
+        state.entry += 1
+        return state.read(column, channel), state
+
+
+def raster(space: Space) -> Tensor:
+    """The order row by row, a pixel's channels together: (entries,) numbers of entries laid flat."""
+    entries = torch.arange(space.dimensions)
+    return entries.view(space.shape).permute(1, 2, 0).flatten() if isinstance(space, Images) else entries
+
+
+def entry_head(space: Space) -> Head:
+    """Bernoulli for entries of two levels, else a categorical over all of them."""
+    return Bernoulli() if space.levels == 2 else Categorical(space.levels or 0)
+
+
+def scaled(entries: Tensor, levels: int) -> Tensor:
+    """Levels {0, …, levels − 1} as floats on [−1, 1], what a network sees of them."""
+    return entries.float() * (2 / (levels - 1)) - 1
+
+
+def check_known(known: Tensor, space: Space) -> None:
+    """Raise TacitError unless `known` says of every entry of an observation whether it is given."""
+    if tuple(known.shape) != space.shape or known.dtype != torch.bool:
+        raise TacitError(
+            f"known is {str(known.dtype).removeprefix('torch.')} of shape {tuple(known.shape)}: give a bool mask of "
+            f"shape {space.shape}, True where entries are given"
+        )
+
+
+def guided(head: Head, conditional: Tensor, unconditional: Tensor, guidance: float, temperature: float) -> Tensor:
+    """A draw from p(x|y)^(1 + w) p(x)^(−w), normalised, of heads with parameters (batch, parameters).
+
+    Where the parameters are log-probabilities this is exact. Of other heads it is chosen among draws from p(x|y) with
+    weights (p(x|y) / p(x))^w: sampling–importance resampling.
+    """
+    if isinstance(head, Bernoulli | Categorical):
+        return head.sample((1 + guidance) * conditional - guidance * unconditional, temperature)
+    each = [head.sample(conditional, temperature) for _ in range(_CANDIDATES)]
+    weights = [guidance * (head.log_prob(conditional, x) - head.log_prob(unconditional, x)) for x in each]
+    chosen = torch.multinomial(torch.stack(weights, 1).softmax(1), 1)[:, 0]
+    return torch.stack(each, 1)[torch.arange(len(chosen), device=chosen.device), chosen]
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise TacitError unless all are at least 1."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise TacitError(f"{name} is {value}: give at least 1")
+
+
+def check_kernels(**kernels: int) -> None:
+    """Raise TacitError unless all are odd, so that they have a middle."""
+    for name, value in kernels.items():
+        if value < 1 or value % 2 == 0:
+            raise TacitError(f"{name} is {value}: give an odd number, so that the kernel has a middle")
+
+
+@torch.no_grad()
+def start_at_marginal(output: nn.Module, model: Sequential, data: Dataset) -> None:
+    """Set the last layer's biases, (parameters · channels,), to the colours' marginals over all pixels."""
+    x = model.entries(data.observations(2000)).to(model.device)
+    rows = x.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None]  # every pixel a row, its colours the positions
+    output.bias.copy_(model.head.marginal(rows).flatten())  # type: ignore[operator, union-attr]
