@@ -62,7 +62,7 @@ class Bins(nn.Module):
         """Cells of equal width from the smallest to the largest of each column of `x`, (rows, features)."""
         for feature, column in enumerate(x.double().cpu().unbind(1)):
             low, high = _range(column)
-            self._set(feature, low + (high - low) * torch.arange(cells + 1) / cells, whole=False)
+            self._set(feature, torch.linspace(low, high, cells + 1, dtype=torch.float64), whole=False)
         self._look_beyond(x)
 
     def cut_by_rank(self, x: Tensor, cells: int, categories: int) -> None:
