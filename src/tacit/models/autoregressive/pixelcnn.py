@@ -17,6 +17,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -107,8 +108,8 @@ class PixelCNN(Pixelwise):
         width = self.space.shape[2]
         return State(
             ConvCache(self.input, count, width),
-            [BlockState(block, count, width, label) for block in self.blocks],
-            [ConvCache(layer, count, width) for layer in self.outputs],
+            [BlockState(block, count, width, label) for block in cast("list[Block]", self.blocks)],
+            [ConvCache(layer, count, width) for layer in cast("list[MaskedConv2d]", self.outputs)],
         )
 
 
