@@ -1,6 +1,7 @@
 import itertools
 
 import pytest
+import scipy.stats
 import torch
 
 from tacit.data import Dataset
@@ -66,7 +67,7 @@ def test_jacobian_is_zero_exactly_where_the_order_forbids(space, s):
     model = random_made(space, hidden=(200,), masks=3)
     inputs, width = probe(space)
     d = space.dimensions
-    jacobian = torch.autograd.functional.jacobian(lambda z: model.conditionals(z, s)[0], inputs)
+    jacobian = torch.autograd.functional.jacobian(lambda z: model._given(z, s, None)[0], inputs)
     depends = jacobian.view(-1, d, width, d).abs().sum((0, 2)) > 0
     ranks = model.ranks[s % 2]
     assert torch.equal(depends, ranks[:, None] > ranks[None, :])
@@ -75,7 +76,7 @@ def test_jacobian_is_zero_exactly_where_the_order_forbids(space, s):
 def test_jacobian_through_two_hidden_layers_alone():
     model = random_made(BINARY, hidden=(100, 80), direct=False)
     for s in range(model.sets):
-        jacobian = torch.autograd.functional.jacobian(lambda z, s=s: model.conditionals(z, s)[0, 0], torch.rand(1, 9))
+        jacobian = torch.autograd.functional.jacobian(lambda z, s=s: model._given(z, s, None)[0, 0], torch.rand(1, 9))
         ranks = model.ranks[s % 2]
         assert torch.equal(jacobian[:, 0] != 0, ranks[:, None] > ranks[None, :])
 
@@ -86,7 +87,7 @@ def test_natural_ordering_is_the_data_s_own():
 
 def test_ensemble_averages_probabilities():
     model, x = random_made(BINARY), everything(BINARY)[:50]
-    each = torch.stack([model._log_prob(x, s) for s in range(3)]).exp()
+    each = torch.stack([model._log_prob_of(x.flatten(1), None, s) for s in range(3)]).exp()
     assert torch.allclose(model.log_prob(x).exp(), each.mean(0), rtol=1e-5)
     assert not torch.allclose(each[0], each[1], rtol=1e-2)
 
@@ -114,7 +115,7 @@ def test_sampling_uses_the_conditionals_of_the_full_pass(space, arguments):
     model = random_made(space, **arguments)
     for s in range(model.sets):
         x, parameters = model._ancestral(16, s, 1.0)
-        assert torch.allclose(model.conditionals(model._inputs(x), s), parameters, atol=2e-5)
+        assert torch.allclose(model._given(model._inputs(x), s, None), parameters, atol=2e-5)
 
 
 def test_samples_have_the_space_s_form():
@@ -171,7 +172,7 @@ def test_turn_cycles_through_the_sets_and_is_saved():
     x = everything(BINARY)[100:140]
     batch = Batch(x, torch.arange(len(x)))
     for step in range(5):
-        expected = -model._log_prob(x, step % 3).mean()
+        expected = -model._log_prob_of(model.entries(x), None, step % 3).mean()
         assert torch.equal(model.loss(batch).total, expected)
         model.after_step(Progress(step, 0, 0.0))
     other = random_made(BINARY)
@@ -212,3 +213,84 @@ def test_bfloat16_changes_little():
         rough = model.log_prob(x)
     assert rough.dtype == torch.float32
     assert torch.allclose(rough, model.log_prob(x), atol=0.1)
+
+
+def frequencies(drawn, space):
+    base = torch.tensor([space.levels**i for i in reversed(range(space.dimensions))])
+    return torch.bincount((drawn.long().flatten(1) * base).sum(1), minlength=space.levels**space.dimensions)
+
+
+def agrees(drawn, p):
+    """χ² of draws against masses, of the cells that should hold some."""
+    often = p * int(drawn.sum()) >= 5
+    observed = torch.cat([drawn[often], drawn[~often].sum()[None]])
+    expected = torch.cat([p[often], p[~often].sum()[None].clamp(min=1e-12)]) * int(drawn.sum())
+    keep = expected >= 1
+    observed, expected = observed[keep], expected[keep]
+    return scipy.stats.chisquare(observed.numpy(), (expected * observed.sum() / expected.sum()).numpy()).pvalue > 1e-3
+
+
+def test_classes_obey_bayes_rule():
+    model, x = random_made(BINARY, classes=3), everything(BINARY)
+    model.log_prior.copy_(torch.tensor([0.5, 0.3, 0.2]).log())
+    with torch.no_grad():
+        given = torch.stack([model.log_prob(x, label=y) for y in range(3)], 1).double()
+        torch.testing.assert_close(given.exp().sum(0), torch.ones(3).double(), rtol=1e-5, atol=0)
+        joint = (given + model.log_prior).exp()
+        torch.testing.assert_close(model.log_prob(x).double().exp(), joint.sum(1), rtol=1e-4, atol=0)
+        torch.testing.assert_close(model.classify(x).double(), joint / joint.sum(1, keepdim=True), rtol=1e-3, atol=1e-6)
+    assert agrees(frequencies(model.sample(20_000, label=2), BINARY), given[:, 2].exp())
+    assert agrees(frequencies(model.sample(20_000), BINARY), joint.sum(1))
+
+
+def test_guided_draws():
+    model, x = random_made(BINARY, classes=2, label_dropout=0.1, orderings=1, masks=1), everything(BINARY)
+    inputs = model._inputs(model.entries(x))
+    with torch.no_grad():
+        one, none = (model._given(inputs, 0, torch.full((len(x),), y)) for y in (1, 2))
+        p = model.head.log_prob(3 * one - 2 * none, model.entries(x)).sum(1).double().exp()
+    assert agrees(frequencies(model.sample(20_000, label=1, guidance=2.0), BINARY), p)
+    with pytest.raises(TacitError, match=r"guidance is 1\.0"):
+        random_made(BINARY, classes=2).sample(2, label=0, guidance=1.0)
+
+
+def test_completions_follow_the_conditional_of_one_ordering():
+    space = Tokens(vocabulary=3, length=5)
+    model = random_made(space, orderings=1, masks=1, natural=True, classes=2)
+    x, known = torch.randint(3, (1, 5)), torch.tensor([True, True, False, False, False])
+    whole = everything(space)
+    with torch.no_grad():
+        p = torch.where((whole[:, :2] == x[:, :2]).all(1), model.log_prob(whole).double().exp(), 0)
+    drawn = model.complete(x.expand(20_000, 5), known)
+    assert (drawn[:, :2] == x[:, :2]).all()
+    assert agrees(frequencies(drawn, space), p / p.sum())
+    with pytest.raises(TacitError, match="let the known part come first, or fit made with several --orderings"):
+        model.complete(x, ~known)
+    with pytest.raises(TacitError, match="known is bool of shape"):
+        model.complete(x, known[:4])
+
+
+def test_several_orderings_complete_any_part():
+    """Each set with its ordering rearranged is a law of its own, whose conditional the completions follow."""
+    model = random_made(BINARY, orderings=3, masks=1)
+    x = torch.randint(2, (1, 1, 3, 3)).to(torch.uint8)
+    known = torch.rand(1, 3, 3) < 0.5
+    whole, mask = everything(BINARY), known.flatten()
+    fits = (whole.flatten(1)[:, mask] == x.flatten(1)[:, mask]).all(1)
+    p = torch.zeros(len(whole), dtype=torch.double)
+    with torch.no_grad():
+        for s in range(3):
+            ranks = (model.ranks[s] + 9 * ~mask).argsort().argsort().int() + 1
+            each = torch.where(fits, model._log_probs(whole.flatten(1), None, s, ranks).sum(1).double().exp(), 0)
+            p += each / each.sum() / 3
+    drawn = model.complete(x.expand(20_000, 1, 3, 3), known)
+    assert torch.equal(drawn[:, known], x.expand(20_000, 1, 3, 3)[:, known])
+    assert agrees(frequencies(drawn, BINARY), p)
+
+
+def test_a_table_keeps_what_is_known_to_the_last_bit():
+    model = random_made(Vectors(4), orderings=4)
+    x = torch.randn(50, 4) * 100
+    known = torch.tensor([True, False, True, False])
+    done = model.complete(x, known)
+    assert torch.equal(done[:, known], x[:, known]) and (done[:, ~known] != x[:, ~known]).all()
