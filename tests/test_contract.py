@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import zlib
 
 import pytest
@@ -14,7 +15,7 @@ from tacit.capabilities import CAPABILITIES, METHODS
 from tacit.data import Dataset
 from tacit.errors import DataError, SpaceError, TacitError
 from tacit.model import Model, Progress
-from tacit.spaces import Images, Tokens, Vectors
+from tacit.spaces import Images, Tokens, Vectors, Video, Waveform
 from tacit.tasks.fit import configure, fit
 from tacit.tasks.run import Run
 from tacit.tasks.sample import draw
@@ -45,12 +46,29 @@ def _tokens() -> Dataset:
     return Dataset(Tokens(12, 10), x, vocabulary=tuple("abcdefghijkl"), name="tokens")
 
 
+def _video() -> Dataset:
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randint(0, 5, (60, 1, 1, 6, 8), generator=generator).to(torch.uint8)
+    clips = torch.cat([x.roll(frame, 4) for frame in range(3)], 1)[..., :5].contiguous()
+    return Dataset(Video(3, 1, 6, 5, 5), clips, torch.arange(60) % 3, name="video")
+
+
+def _waveform() -> Dataset:
+    """Three classes of different pitch."""
+    label = torch.arange(40) % 3
+    phase = 6.28 * torch.rand(40, 1, generator=torch.Generator().manual_seed(4))
+    x = 9000 * torch.sin(phase + torch.arange(64) * (label[:, None] + 1) / 4)
+    return Dataset(Waveform(64, 8000), x.to(torch.int16), label, name="waveform")
+
+
 DATA = {
     "binary": _images(1, 8, 8, 2),
     "grey, no power of two": _images(1, 10, 12, 17),
     "four channels": _images(4, 9, 9, 256),
     "vectors": _vectors(),
     "tokens": _tokens(),
+    "waveform": _waveform(),
+    "video": _video(),
 }
 
 
@@ -116,7 +134,7 @@ def test_a_space_it_cannot_take_is_refused_with_those_that_can(name):
     for data in DATA.values():
         if data.space.kind not in catalogue.entry(name).spaces:
             arguments = {key: 2 for key, p in cls.arguments().items() if p.default is inspect.Parameter.empty}
-            with pytest.raises(SpaceError, match=f"{name} takes .* not {data.space.kind}; models that take"):
+            with pytest.raises(SpaceError, match=f"{re.escape(name)} takes .* not {data.space.kind}; models that take"):
                 cls(data.space, **arguments)
 
 
@@ -212,7 +230,8 @@ def test_sample(name, data, run):
         assert x.dtype == space.torch_dtype
         assert not x.requires_grad
     if space.levels is not None:
-        assert int(x.min()) >= 0 and int(x.max()) < space.levels
+        lowest, highest = space.value_range
+        assert int(x.min()) >= lowest and int(x.max()) <= highest
     assert torch.isfinite(x.float()).all()
     assert torch.equal(x, draw(model, 5, seed=1)), "the same seed draws the same"
     draw(model, 2, temperature=0.5, seed=1)

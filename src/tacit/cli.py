@@ -22,8 +22,8 @@ from tacit.errors import TacitError
 _TASKS = Path(__file__).parent / "tasks"
 
 # In the order in which someone meets them. Verbs whose data the user names take the options of `load` as well.
-VERBS = ("compare", "fit", "resume", "sample", "evaluate", "embed", "models", "data")
-_READS_DATA = ("compare", "fit", "evaluate", "embed")
+VERBS = ("compare", "fit", "resume", "sample", "complete", "evaluate", "embed", "models", "data")
+_READS_DATA = ("compare", "fit", "complete", "evaluate", "embed")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,7 +63,8 @@ def _print_help() -> None:
         "  tacit compare photos/ --minutes 10     which suits mine?\n"
         "  tacit fit vae photos/ --size 32        train one on a folder of pictures\n"
         "  tacit fit realnvp table.csv --label y  or on a table\n"
-        "  tacit sample runs/vae-photos           look at what it learned",
+        "  tacit sample runs/vae-photos           look at what it learned\n"
+        "  tacit complete runs/made-digits        fill in the lower half of some images",
         markup=False,
     )
 

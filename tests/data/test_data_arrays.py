@@ -12,7 +12,7 @@ from scipy.io import savemat
 
 from tacit.data import load, pickles
 from tacit.errors import DataError
-from tacit.spaces import Images, Vectors
+from tacit.spaces import Images, Vectors, Video
 
 RNG = np.random.default_rng(0)
 
@@ -64,6 +64,30 @@ def test_image_shape_of_flat_rows(tmp_path):
         load(path, image_shape=(7, 7))
 
 
+def test_clips_by_shape(tmp_path):
+    x = RNG.integers(0, 256, (9, 7, 3, 6, 5), dtype=np.uint8)
+    data = load(_npy(tmp_path / "a.npy", x))
+    assert data.space == Video(7, 3, 6, 5) and data.x.dtype == torch.uint8 and len(data) == 9
+    assert torch.equal(data.x, torch.from_numpy(x))
+    last = load(_npy(tmp_path / "b.npy", x.transpose(0, 1, 3, 4, 2)))
+    assert last.space == data.space and torch.equal(last.x, data.x) and last.x.is_contiguous()
+    assert load(_npy(tmp_path / "c.npy", x[:, :, :1] > 100)).space == Video(7, 1, 6, 5, levels=2)
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(9) % 2)
+    assert load(tmp_path / "d.npz").space == data.space and load(tmp_path / "d.npz").classes == 2
+    assert torch.equal(load(tmp_path / "a.npy", memory=0)[torch.arange(3)], data.x[:3])
+    with pytest.raises(DataError, match="between 0 and 1999: save them as uint8"):
+        load(_npy(tmp_path / "e.npy", (np.arange(2000) * np.ones((2, 1))).reshape(2, 10, 1, 10, 20)))
+
+
+def test_image_shape_tells_what_a_clip_is(tmp_path):
+    x = RNG.integers(0, 256, (9, 7, 3, 6, 4), dtype=np.uint8)
+    with pytest.raises(DataError, match="give image_shape as frames, channels"):
+        load(_npy(tmp_path / "a.npy", x))
+    for i, same in enumerate((x, x.reshape(9, -1))):
+        data = load(_npy(tmp_path / f"{i}.npy", same), image_shape=(7, 3, 6, 4))
+        assert data.space == Video(7, 3, 6, 4) and torch.equal(data.x, torch.from_numpy(x))
+
+
 def test_images_of_other_dtypes_if_nothing_is_lost(tmp_path):
     x = RNG.integers(0, 256, (9, 6, 5), dtype=np.uint8)
     for i, same in enumerate((x.astype(np.int64), x.astype(np.float32), x / 255, (x / 255).astype(np.float32))):
@@ -86,7 +110,9 @@ def test_images_of_other_dtypes_if_nothing_is_lost(tmp_path):
         (np.zeros((0, 3)), "no observation"),
         (np.zeros((3, 0)), "no observation"),
         (np.array(3.0), "rows"),
-        (np.zeros((2, 3, 4, 5, 6), np.uint8), "shape"),
+        (np.zeros((2, 3, 4, 5, 6, 7), np.uint8), "shape"),
+        (np.zeros((2, 3, 5, 5, 6), np.uint8), "none of which are the channels"),
+        (np.zeros((2, 3, 4, 5, 3), np.uint8), "either the third or the last may be the channels"),
         (np.zeros((2, 9, 9, 9), np.uint8), "at most 4 channels"),
     ],
 )

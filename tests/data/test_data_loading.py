@@ -10,7 +10,7 @@ import torch
 
 from tacit.data import builtin, describe, listing, load, names
 from tacit.errors import DataError
-from tacit.spaces import Images, Vectors
+from tacit.spaces import Images, Vectors, Video
 
 
 @pytest.fixture
@@ -30,10 +30,11 @@ def test_built_in(name, monkeypatch):
     monkeypatch.delenv("TACIT_DATA", raising=False)
     data = load(name)
     entry = describe(name)
-    assert data.name == name and str(len(data)) == entry.rows and entry.present
+    rows = [len(part) for part in (data, *data.official.values())]
+    assert data.name == name and " + ".join(map(str, rows)) == entry.rows and entry.present
     assert torch.equal(data.x, load(name).x)
     train, valid, test = data.parts()
-    assert len(train) + len(valid) + len(test) == len(data)
+    assert len(train) + len(valid) + len(test) == sum(rows)
     if isinstance(data.space, Vectors):
         assert data.x.dtype == torch.float32 and data.x.isfinite().all()
         assert data.label is None or data.label.unique().tolist() == list(range(data.classes))
@@ -52,6 +53,28 @@ def test_digits_and_photographs():
     assert colour.label[259:261].tolist() == [0, 1] and colour.class_names == ("china", "flower")
     with pytest.raises(DataError, match="do not fit"):
         load("photographs", size=500)
+
+
+def test_moving_digits_are_digits_that_move():
+    data = load("moving-digits")
+    train, valid, test = data.parts()
+    assert data.space == Video(10, 1, 16, 16, levels=2) and data.classes == 10
+
+    def shapes(pictures):
+        """The ink of each picture, (rows, height, width), without the margins."""
+        rows = [(x, x.any(1).nonzero()[:, 0], x.any(0).nonzero()[:, 0]) for x in pictures.bool()]
+        return {str(x[i[0] : i[-1] + 1, j[0] : j[-1] + 1].tolist()) for x, i, j in rows}
+
+    learnt, *held_out = (shapes(part.x[:, 0, 0]) for part in (train, valid, test))
+    assert learnt.union(*held_out) <= shapes(load("digits").x[:, 0] >= 8)
+    assert all(len(learnt & shown) <= 2 for shown in held_out), "unseen, but for scans that differ in place alone"
+    # A frame is the one before it, moved by a pixel along one axis or both, within the walls.
+    x = test.x[:, :, 0].float()
+    here, moved = x[:, 1:], torch.nn.functional.pad(x[:, :-1], (1, 1, 1, 1))
+    ways = [(i, j) for i in range(3) for j in range(3)]
+    same = [(here == moved[:, :, i : i + 16, j : j + 16]).all(-1).all(-1) for i, j in ways]
+    assert torch.stack(same).any(0).all()
+    assert (x.sum((2, 3)) == x[:, :1].sum((2, 3))).all(), "no ink is lost at a wall"
 
 
 def test_toys_are_what_their_papers_say():

@@ -299,7 +299,7 @@ def test_models_are_chosen_by_space_labels_and_name():
     with pytest.raises(TacitError, match="no family is called 'flow': there are"):
         chosen(table(), [], ["flow"])
     with pytest.raises(SpaceError, match="waveform"):
-        chosen(Dataset(Waveform(16, 8000), torch.zeros(9, 16, dtype=torch.int16)), [], [])
+        compare(Dataset(Waveform(16, 8000), torch.zeros(9, 16, dtype=torch.int16)))
 
 
 def test_comparison_of_a_table(tmp_path, capsys):

@@ -1,8 +1,9 @@
 """Arrays of numbers: what they hold, and NumPy's files of them, `.npy` and `.npz`.
 
 What an array is, is told by its shape and dtype: (rows, features) is a table; uint8 of (rows, height, width), (rows,
-channels, height, width) or (rows, height, width, channels) are images. `image_shape` says that a table's rows are
-images laid flat. Images that hold only 0 and 1 are binary (`levels=2`).
+channels, height, width) or (rows, height, width, channels) are images, of (rows, frames, channels, height, width) or
+(rows, frames, height, width, channels) clips. `image_shape` says that a table's rows are images or clips laid flat.
+Those that hold only 0 and 1 are binary (`levels=2`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tacit.data import storage
 from tacit.data.dataset import Dataset
 from tacit.data.reading import PARTS, by_part, numbered, one_file, part_of, put_together, reading
 from tacit.errors import DataError
-from tacit.spaces import Images, Space, Vectors
+from tacit.spaces import Images, Space, Vectors, Video
 
 _DATA_KEYS = ("x", "data", "images", "image", "features", "arr_0")
 _LABEL_KEYS = ("y", "label", "labels", "target", "targets")
@@ -45,7 +46,7 @@ def from_arrays(
     """A data set of arrays, which may be maps of files on disk.
 
     Raises:
-        DataError: an array is of a shape or dtype that is neither a table nor images, or holds what is not finite.
+        DataError: an array is of a shape or dtype that is no table, images or clips, or holds what is not finite.
     """
     for part, (array, label) in parts.items():
         if array.size == 0:
@@ -67,7 +68,8 @@ def from_arrays(
     space: Space
     if as_images:
         binary = all(_at_most_one(x) for x, _ in tensors.values())
-        space = Images(row[0], row[1], row[2], 2 if binary else 256)
+        levels = 2 if binary else 256
+        space = Video(*row, levels) if len(row) == 4 else Images(row[0], row[1], row[2], levels)
     else:
         space = Vectors(row[0])
     labels, names = numbered({part: label for part, (_, label) in parts.items()}, f"the label of {name}", class_names)
@@ -76,24 +78,42 @@ def from_arrays(
 
 
 def _pictures(name: str, array: np.ndarray, image_shape: tuple[int, ...] | None) -> np.ndarray:
-    """The array as (rows, channels, height, width), a view."""
+    """The array as (rows, channels, height, width) or (rows, frames, channels, height, width), a view."""
     if image_shape is not None:
-        if math.prod(image_shape) != math.prod(array.shape[1:]) or len(image_shape) not in (2, 3):
+        if math.prod(image_shape) != math.prod(array.shape[1:]) or len(image_shape) not in (2, 3, 4):
             raise DataError(
                 f"{name} has rows of {math.prod(array.shape[1:])} values, which do not make images of shape "
-                f"{image_shape}: give image_shape as height and width, or channels, height and width"
+                f"{image_shape}: give image_shape as height and width, or channels, height and width, or frames, "
+                f"channels, height and width"
             )
         array = array.reshape(len(array), *image_shape)
+        if len(image_shape) == 4:
+            return array
     if array.ndim == 3:
         return array[:, None]
+    if array.ndim == 5:
+        return _clips(name, array)
     if array.ndim == 4 and array.shape[1] <= 4:
         return array
     if array.ndim == 4 and array.shape[3] <= 4:
         return array.transpose(0, 3, 1, 2)
     raise DataError(
         f"{name} holds an array of shape {array.shape}: images are (rows, height, width) or (rows, channels, height, "
-        f"width) with at most 4 channels, a table is (rows, features)"
+        f"width) with at most 4 channels, clips (rows, frames, channels, height, width), a table is (rows, features)"
     )
+
+
+def _clips(name: str, array: np.ndarray) -> np.ndarray:
+    """The array as (rows, frames, channels, height, width), a view."""
+    first, last = array.shape[2] <= 4, array.shape[4] <= 4
+    if first == last:
+        why = "of which either the third or the last may be the channels" if first else "none of which are the channels"
+        frames = "frames, channels, height and width"
+        raise DataError(
+            f"{name} holds clips of shape {array.shape}, {why}, of which there are at most 4: save them as (rows, "
+            f"frames, channels, height, width) and give image_shape as {frames}"
+        )
+    return array if first else array.transpose(0, 1, 4, 2, 3)
 
 
 def _as_images(name: str, array: np.ndarray, memory: float) -> tuple[Tensor, bool]:

@@ -1,9 +1,10 @@
-"""Data that needs neither files nor network: scikit-learn's digits and photographs, and 2-D toy densities.
+"""Data that needs neither files nor network: scikit-learn's digits, still and moving, photographs, 2-D toy densities.
 
 The toys are drawn with a fixed seed, so that everyone has the same rows. Their parameters are those of the papers in
 which they are usual: 25 gaussians as in PacGAN (Lin et al. 2018, arXiv:1712.04086: a grid of spacing 2, σ = 0.05);
 8 gaussians, checkerboard and rings as in FFJORD (Grathwohl et al. 2019, arXiv:1810.01367); moons as scikit-learn makes
-them, with σ = 0.1.
+them, with σ = 0.1. Moving digits are to scikit-learn's digits what Moving MNIST (Srivastava, Mansimov & Salakhutdinov
+2015, arXiv:1502.04681) is to MNIST.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,11 +21,15 @@ from torch import Tensor
 from tacit.data.dataset import Dataset
 from tacit.data.images import check_size
 from tacit.errors import DataError
-from tacit.spaces import Images, Vectors
+from tacit.spaces import Images, Vectors, Video
 
 _TOY_ROWS = 20_000
 _TOY_SEED = 0
 _PATCH = 32
+_CLIPS = {"train": 5000, "valid": 1000, "test": 1000}
+_HELD_OUT_SCANS = 200
+_FRAMES, _SIDE = 10, 16
+_INK = 8  # from this level up a pixel of a scan is ink
 
 
 def digits() -> Dataset:
@@ -34,6 +40,43 @@ def digits() -> Dataset:
     x = torch.from_numpy(scans.images.astype(np.uint8))[:, None]
     names = tuple(map(str, scans.target_names))
     return Dataset(Images(1, 8, 8, levels=17), x, torch.from_numpy(scans.target.astype(np.int64)), "digits", names)
+
+
+def moving_digits() -> Dataset:
+    """Binary clips of 10 frames, 16 × 16, in which one of the digits moves and bounces off the walls; its label.
+
+    It begins anywhere and moves by a pixel a frame, straight or diagonally, so that the first two frames determine the
+    others but for the blank margins of scans, which meet walls unseen. The parts share no scan: held-out clips show
+    digits that were never seen.
+    """
+    still = digits()
+    rng = np.random.default_rng(_TOY_SEED)
+    ink = (still.x[:, 0].numpy() >= _INK).astype(np.uint8)
+    different = np.unique(ink.reshape(len(ink), -1), axis=0, return_index=True)[1]  # a few are the same in ink
+    scans = rng.permutation(different)
+    ends = [len(scans) - 2 * _HELD_OUT_SCANS, len(scans) - _HELD_OUT_SCANS]
+    parts = {}
+    for (part, count), of_part in zip(_CLIPS.items(), np.split(scans, ends), strict=True):
+        chosen = rng.choice(of_part, count)
+        x = torch.from_numpy(_bouncing(ink[chosen], rng))
+        space = Video(_FRAMES, 1, _SIDE, _SIDE, levels=2)
+        parts[part] = Dataset(space, x, still.label[chosen], "moving-digits", still.class_names)  # type: ignore[index]
+    return replace(parts.pop("train"), official=parts)
+
+
+def _bouncing(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Clips (rows, frames, 1, side, side) in which each of the pictures (rows, size, size) moves."""
+    rows, size, _ = pictures.shape
+    room = _SIDE - size
+    velocities = np.array([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)])
+    start, velocity = rng.integers(0, room + 1, (rows, 1, 2)), velocities[rng.integers(0, len(velocities), rows)]
+    way = (start + velocity[:, None] * np.arange(_FRAMES)[:, None]) % (2 * room)
+    corner = np.minimum(way, 2 * room - way)  # (rows, frames, 2), there and back between 0 and room
+    clips = np.zeros((rows, _FRAMES, 1, _SIDE, _SIDE), np.uint8)
+    row, frame = np.ogrid[:rows, :_FRAMES]
+    for y, x in np.ndindex(size, size):
+        clips[row, frame, 0, corner[..., 0] + y, corner[..., 1] + x] = pictures[:, None, y, x]
+    return clips
 
 
 def photographs(*, size: int | tuple[int, int] | None = None, grey: bool = False) -> Dataset:
@@ -132,6 +175,7 @@ def _toy(name: str, x: np.ndarray, label: np.ndarray | None = None) -> Dataset:
 
 READERS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
+    "moving-digits": moving_digits,
     "photographs": photographs,
     "moons": moons,
     "8-gaussians": eight_gaussians,

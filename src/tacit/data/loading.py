@@ -76,7 +76,8 @@ def load(
         size: height and width to which images are resized, or the side of a square.
         crop: cut images of another shape to their centre before resizing them, instead of stretching them.
         grey: make images grey.
-        image_shape: height and width (or channels, height, width) of images that an array holds laid flat.
+        image_shape: height and width (or channels, height, width) of images that an array holds laid flat; of clips
+            frames, channels, height, width.
         words: read a text as words instead of characters.
         length: of a window of text (64 characters or 16 words) or sound (the longest recording, at most a second).
         memory: fraction of the available memory above which data stays on disk; 0 leaves there all that can be.

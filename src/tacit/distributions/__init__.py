@@ -5,9 +5,17 @@ or levels then run over an outer axis, whole rows of positions at a time, which 
 last axis.
 """
 
+from tacit.distributions.coupled import CoupledLogisticMixture
 from tacit.distributions.discrete import Bernoulli, Categorical
 from tacit.distributions.gaussian import GaussianMixture
 from tacit.distributions.head import Head
 from tacit.distributions.logistic import DiscretisedLogisticMixture
 
-__all__ = ["Bernoulli", "Categorical", "DiscretisedLogisticMixture", "GaussianMixture", "Head"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "CoupledLogisticMixture",
+    "DiscretisedLogisticMixture",
+    "GaussianMixture",
+    "Head",
+]

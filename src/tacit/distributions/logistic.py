@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from tacit.distributions.head import LocationScaleMixture
 
 # A scale of e⁻⁷ is an eighth of a level of 256: sharper ones change no mass and overflow.
-_LOWEST = -7.0
+LOWEST = -7.0
 
 
 @dataclass(frozen=True)
@@ -38,24 +38,27 @@ class DiscretisedLogisticMixture(LocationScaleMixture):
     components: int = 1
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        location, log_scale, logits = self.split(parameters, _LOWEST)
+        location, log_scale, logits = self.split(parameters, LOWEST)
+        return self.mix(self.log_mass(x[:, None], location, log_scale), logits)
+
+    def log_mass(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+        """Log mass of the levels `x` of single logistics, whose shapes fit one another."""
         half = 1 / (self.levels - 1)
-        x = x[:, None]
         inverse = (-log_scale).exp()
         z = (self.place(x) - location) * inverse
         reach = half * inverse
         below = F.logsigmoid(z + reach).masked_fill(x == self.levels - 1, 0.0)
         above = F.logsigmoid(reach - z).masked_fill(x == 0, 0.0)
         inside = torch.log(-torch.expm1(-2 * reach)).masked_fill((x == 0) | (x == self.levels - 1), 0.0)
-        return self.mix(below + above + inside, logits)
+        return below + above + inside
 
     def sample(self, parameters: Tensor, temperature: float = 1.0) -> Tensor:
-        location, scale = self.choose(parameters, _LOWEST, temperature)
+        location, scale = self.choose(parameters, LOWEST, temperature)
         u = torch.rand_like(location).clamp_(1e-7, 1 - 1e-7)
         return self.level(location + temperature * scale * torch.logit(u))
 
     def mode(self, parameters: Tensor) -> Tensor:
-        return self.level(self.choose(parameters, _LOWEST, None)[0])
+        return self.level(self.choose(parameters, LOWEST, None)[0])
 
     def marginal(self, x: Tensor) -> Tensor:
         place = self.place(x.double())

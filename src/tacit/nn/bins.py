@@ -51,8 +51,7 @@ class Bins(nn.Module):
     def cut_levels(self, levels: int, cells: int) -> None:
         """Integers {0, …, levels − 1} in `cells` cells of as many levels each as can be, and nothing beyond them."""
         first = -(torch.arange(cells + 1) * levels // -cells)
-        for feature in range(len(self.edge)):
-            self._set(feature, first - 0.5, whole=True)
+        self._set(slice(None), first - 0.5, whole=True)
 
     def cut_whole(self, feature: int, cells: int) -> None:
         """One feature of the categories {0, …, cells − 1}, and nothing beyond them."""
@@ -73,7 +72,7 @@ class Bins(nn.Module):
         for feature, column in enumerate(x.double().cpu().unbind(1)):
             column = column.sort().values
             low, high = _range(column)
-            whole = bool((column == column.round()).all()) and column[-1] - column[0] < categories
+            whole = bool((column == column.round()).all() and column[-1] - column[0] < categories)
             if whole:
                 edge = torch.arange(column[0].item(), column[-1].item() + 2, dtype=torch.float64) - 0.5
             else:
@@ -84,7 +83,7 @@ class Bins(nn.Module):
             self._set(feature, edge, whole)
         self._look_beyond(x)
 
-    def _set(self, feature: int, edge: Tensor, whole: bool) -> None:
+    def _set(self, feature: int | slice, edge: Tensor, whole: bool) -> None:
         self.edge[feature] = torch.inf
         self.edge[feature, : len(edge)] = edge.to(self.edge)
         self.cells[feature] = len(edge) - 1
@@ -118,10 +117,10 @@ class Bins(nn.Module):
         """The outermost edges of each feature, (features,) each."""
         return self.edge[:, 0], self.edge.gather(1, self.cells[:, None])[:, 0]
 
-    def log_density(self, x: Tensor) -> Tensor:
-        """Log p(x | its cell) of values (batch, features), in nats, float64."""
+    def log_density(self, x: Tensor, index: Tensor) -> Tensor:
+        """Log p(x | its cell) in nats of values in the cells `index`, (batch, features) both: float64."""
         x, (low, high) = x.double(), self.ends()
-        _, width, below, above = self._at(self.index(x))
+        _, width, below, above = self._at(index)
         inside = (1 - below - above).log() - width.log()
         under = below.log() - self.scale.log() - (low - x) / self.scale
         over = above.log() - self.scale.log() - (x - high) / self.scale

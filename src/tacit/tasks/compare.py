@@ -118,6 +118,11 @@ def compare(
     if minutes is not None and minutes <= 0:
         raise TacitError(f"minutes is {minutes:g}: give a number above 0")
     dataset = data if isinstance(data, Dataset) else load(data)
+    if dataset.space.kind not in QUALITY:
+        raise SpaceError(
+            f"compare has no measure of samples of {dataset.space.kind}: fit each model that takes it "
+            f"({', '.join(catalogue.names_taking(dataset.space.kind)) or 'none yet'}) and look at `tacit evaluate`"
+        )
     if minutes is None:
         minutes = 10.0 if dataset.space.dimensions > 300 else 3.0
     entries = chosen(dataset, _words(models), _words(family))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from tacit.capabilities import Classifies, Embeds, HasDensity
+from tacit.capabilities import Embeds, HasDensity, has
 from tacit.data import Dataset, load
 from tacit.errors import CapabilityError, SpaceError
 from tacit.metrics import probes
@@ -23,6 +23,8 @@ from tacit.training.plan import reseed
 
 # Logistic regression on more rows takes minutes and moves the accuracy by tenths of a point.
 _PROBE_ROWS = 20_000
+# Of a batch at most: networks that keep the resolution hold tens of features for every entry of it.
+_ENTRIES = 2**20
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def measure(run: Run, on: Dataset | None = None, *, rows: int | None = None) -> 
     measured: dict[str, Any] = {}
     if isinstance(model, HasDensity):
         measured["likelihood"] = likelihood(model, test, rows)
-    if isinstance(model, Classifies) and test.label is not None:
+    if has(model, "classify") and test.label is not None:
         measured["accuracy"] = _accuracy(model, test)
     if isinstance(model, Embeds) and test.label is not None and run.record["data"]["source"] is not None:
         train = run.data().parts()[0]
@@ -121,6 +123,7 @@ def likelihood(model: Model, data: Dataset, rows: int | None = None, size: int =
         )
     model.eval()
     reseed(0, "likelihood")
+    size = max(1, min(size, _ENTRIES // model.space.dimensions))
     index = torch.cat(list(data.ordered(len(data))))
     if rows is not None and rows < len(index):
         # Spread over the set: some sets are sorted by class.

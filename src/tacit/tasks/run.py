@@ -92,6 +92,12 @@ class Run:
 
         return draw(self.model, count, **options)
 
+    def complete(self, x: Tensor, known: Tensor, **options: Any) -> Tensor:
+        """Draw what is not known of observations, (rows, *space.shape); see `tacit.tasks.complete`."""
+        from tacit.tasks.complete import fill
+
+        return fill(self.model, x, known, **options)
+
     def evaluate(self, on: Dataset | None = None, **options: Any) -> Evaluation:
         """Measure the model on held-out data; see `tacit.tasks.evaluate`."""
         from tacit.tasks.evaluate import measure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import json
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from tacit.capabilities import require
 from tacit.errors import TacitError
 from tacit.model import Model
-from tacit.spaces import Images, Tokens
+from tacit.spaces import Images, Space, Tokens, Video, Waveform
 from tacit.tasks.run import Run
 from tacit.training import pictures
 from tacit.training.plan import reseed
@@ -22,40 +22,89 @@ from tacit.training.plan import reseed
 _AT_ONCE = 256
 
 
-def sample(run: Path, *, count: int = 64, temperature: float = 1.0, seed: int = 0, out: Path | None = None) -> Path:
-    """Draw observations and write them as the kind of file the data was: PNG grid and .npy, CSV, or text.
+def sample(
+    run: Path,
+    *,
+    count: int = 64,
+    temperature: float = 1.0,
+    label: str | None = None,
+    guidance: float = 0.0,
+    length: int | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+) -> Path:
+    """Draw observations and write them as the kind of file the data was: PNG, GIF, .wav, CSV, or text; and .npy.
 
     Args:
         run: the run folder.
         count: how many to draw.
         temperature: below 1 for likelier and less varied samples, above 1 for the opposite.
+        label: the class to draw, by name or number, of a model fitted with --classes.
+        guidance: above 0 for samples more typical of their class, of a model fitted with --label-dropout.
+        length: of a text or recording, where the model draws others than it was fitted on.
         seed: of the draw; the same seed draws the same samples.
         out: the folder to write to; RUN/samples by default.
 
     Returns:
-        The file that a person would look at.
+        The file that a person would look at; of recordings the first, beside a picture of them all.
 
     Raises:
         CapabilityError: the model cannot sample.
+        TacitError: the model knows no such class or draws no other length.
     """
     found = Run(run)
-    samples = draw(found.model, count, temperature=temperature, seed=seed)
+    options: dict[str, Any] = {"guidance": guidance} if guidance else {}
+    if label is not None:
+        options["label"] = _number(label, found.record["data"]["class_names"])
+    if length is not None:
+        options["length"] = length
+    samples = draw(found.model, count, temperature=temperature, seed=seed, **options)
     folder = out or found.path / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "samples.npy", samples.numpy())
-    space = found.space
+    return write(samples, found.space, folder, "samples", found.vocabulary)
+
+
+def _number(label: str, names: list[str]) -> int:
+    """The number of a class, by its name or number."""
+    if label in names:
+        return names.index(label)
+    if label.isdigit():
+        return int(label)
+    raise TacitError(f"no class is called {label!r}: there are {', '.join(names) or 'none'}")
+
+
+def write(x: Tensor, space: Space, folder: Path, stem: str, vocabulary: tuple[str, ...] = ()) -> Path:
+    """Write observations (rows, *shape) as files that a person would look at; returns the first of them."""
     if isinstance(space, Images):
-        path = folder / "samples.png"
-        pictures.grid(samples, space.levels).save(path)
+        path = folder / f"{stem}.png"
+        pictures.grid(x, space.levels).save(path)
+    elif isinstance(space, Video):
+        path = folder / f"{stem}.gif"
+        pictures.film(x, space.levels, path)
     elif isinstance(space, Tokens):
-        path = folder / "samples.txt"
-        path.write_text("\n---\n".join(pictures.as_text(samples, found.vocabulary)) + "\n", encoding="utf-8")
+        path = folder / f"{stem}.txt"
+        path.write_text("\n---\n".join(pictures.as_text(x, vocabulary)) + "\n", encoding="utf-8")
+    elif isinstance(space, Waveform):
+        pictures.waves(x, space.rate, folder / f"{stem}.png")
+        paths = [folder / f"{stem}-{i:0{len(str(len(x) - 1))}}.wav" for i in range(len(x))]
+        for row, to in zip(x, paths, strict=True):
+            _write_wav(row, space.rate, to)
+        path = paths[0]
     else:
-        path = folder / "samples.csv"
-        names = found.record["data"].get("feature_names") or [f"x{i}" for i in range(samples.shape[1])]
-        header = ",".join(json.dumps(name) if "," in name else name for name in names)
-        np.savetxt(path, samples.numpy(), delimiter=",", header=header, comments="", fmt="%.7g")
+        path = folder / f"{stem}.csv"
+        header = ",".join(f"x{i}" for i in range(x.shape[1]))
+        np.savetxt(path, x.numpy(), delimiter=",", header=header, comments="", fmt="%.7g")
     return path
+
+
+def _write_wav(x: Tensor, rate: int, path: Path) -> None:
+    """One recording, (samples,) int16, as PCM of 16 bits, which is little-endian."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(x.numpy().astype("<i2").tobytes())
 
 
 def draw(model: Model, count: int = 64, *, temperature: float = 1.0, seed: int | None = None, **options: Any) -> Tensor:

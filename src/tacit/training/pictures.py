@@ -1,4 +1,4 @@
-"""Samples as a picture: a grid of images, a scatter of points, lines of text."""
+"""Samples as a picture: a grid of images, film strips or a film, a scatter of points, lines of text, curves of sound."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from tacit.data import Dataset
-from tacit.spaces import Images, Tokens, Vectors
+from tacit.spaces import Images, Tokens, Vectors, Video, Waveform
+
+_FRAME_MILLISECONDS = 150
 
 
 def grid(x: Tensor, levels: int, columns: int | None = None, smallest: int = 256) -> Image.Image:
@@ -31,6 +33,17 @@ def grid(x: Tensor, levels: int, columns: int | None = None, smallest: int = 256
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
+def strips(x: Tensor, levels: int) -> Image.Image:
+    """Clips (batch, frames, channels, height, width) as film strips, one row a clip."""
+    return grid(x.flatten(0, 1), levels, columns=x.shape[1], smallest=512)
+
+
+def film(x: Tensor, levels: int, path: Path) -> None:
+    """Write clips (batch, frames, channels, height, width), side by side, as an animated GIF without end."""
+    first, *rest = (grid(frame, levels) for frame in x.unbind(1))
+    first.save(path, save_all=True, append_images=rest, duration=_FRAME_MILLISECONDS, loop=0)
+
+
 def as_text(x: Tensor, vocabulary: tuple[str, ...]) -> list[str]:
     """Tokens (batch, length) as strings: characters joined, words spaced."""
     joint = "" if all(len(symbol) == 1 for symbol in vocabulary) else " "
@@ -42,12 +55,30 @@ def draw(samples: Tensor, data: Dataset, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(data.space, Images):
         grid(samples, data.space.levels).save(path)
+    elif isinstance(data.space, Video):
+        strips(samples, data.space.levels).save(path)
     elif isinstance(data.space, Tokens):
         path = path.with_suffix(".txt")
         path.write_text("\n---\n".join(as_text(samples, data.vocabulary)) + "\n", encoding="utf-8")
     elif isinstance(data.space, Vectors):
         _scatter(samples, data.observations(2000), path)
+    elif isinstance(data.space, Waveform):
+        waves(samples, data.space.rate, path)
     return path
+
+
+def waves(x: Tensor, rate: int, path: Path, most: int = 12) -> None:
+    """The first `most` recordings (batch, samples) one below the other, against seconds, each to its own height."""
+    from matplotlib.figure import Figure
+
+    count = min(most, len(x))
+    figure = Figure(figsize=(8, 0.8 * count + 0.6), layout="constrained")
+    plots = figure.subplots(count, sharex=True, squeeze=False)[:, 0]
+    for row, plot in zip(x[:count].numpy(), plots, strict=True):
+        plot.plot(np.arange(len(row)) / rate, row, linewidth=0.5)
+        plot.set_yticks([])
+    plots[-1].set_xlabel("seconds")
+    figure.savefig(path, dpi=100)
 
 
 def _scatter(samples: Tensor, real: Tensor, path: Path) -> None:

@@ -12,19 +12,20 @@ References
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from tacit.capabilities import Kind
 from tacit.data import Dataset
-from tacit.distributions import Bernoulli, Categorical, Head
+from tacit.distributions import Bernoulli, Categorical, CoupledLogisticMixture, DiscretisedLogisticMixture, Head
 from tacit.errors import DataError, TacitError
 from tacit.model import Batch, Losses, Model
 from tacit.nn import noise
-from tacit.spaces import Images, Space
+from tacit.spaces import Images, Space, Video
 
 # Draws of the conditional head among which guidance chooses where a head's values cannot be listed.
 _CANDIDATES = 64
@@ -105,8 +106,11 @@ class Autoregressive(Model):
         if self.classes is None:
             return
         if data.classes != self.classes:
-            raise DataError(f"classes is {self.classes}, but {data.name} has {data.classes or 'none'}: give that number")
-        label = data.label[data.label >= 0]  # type: ignore[index]
+            raise DataError(
+                f"classes is {self.classes}, but {data.name} has {data.classes or 'none'}: give that number"
+            )
+        label = cast(Tensor, data.label)
+        label = label[label >= 0]
         counts = torch.bincount(label, minlength=self.classes).double() + 1
         self.log_prior.copy_((counts / counts.sum()).log())
 
@@ -170,15 +174,37 @@ class Autoregressive(Model):
             return None
         return torch.multinomial(self.log_prior.exp(), count, replacement=True)
 
+    def _labels_given(self, x: Tensor, known: Tensor) -> Tensor | None:
+        """Labels drawn from p(y | known), (batch,): the known come first, so that their factors know nothing else."""
+        if self.classes is None:
+            return None
+        entries = self.entries(x)
+        logits = self.log_prior.expand(len(x), -1).clone()
+        for y in range(self.classes):
+            each = self.head.log_prob(self.conditionals(entries, self._labels(y, len(x))), entries)
+            mask = known.to(x.device) if each.shape[1:] == known.shape else known.to(x.device).all(0)
+            logits[:, y] += (each * mask).flatten(1).sum(1)
+        return torch.multinomial(logits.softmax(1), 1)[:, 0]
+
+    def _check_draw(self, temperature: float, guidance: float) -> None:
+        if temperature <= 0:
+            raise TacitError(f"temperature is {temperature}: give a number above 0 (1 samples the model itself)")
+        if guidance and (self.classes is None or self.label_dropout == 0):
+            raise TacitError(
+                f"guidance is {guidance}, which compares draws with and without a label: fit the model with --classes "
+                f"and a --label-dropout above 0"
+            )
+
 
 class Sequential(Autoregressive):
     """An autoregressive model that draws one site after another, each from a state that remembers all before it.
 
     `order` says which entries of an observation laid flat each site holds: (sites,), or (sites, entries of a site)
-    where the head draws several at once.
+    where the head draws several at once. An `unbounded` model, which knows no places, draws more sites than it learnt.
     """
 
     order: Tensor
+    unbounded: bool = False
 
     # -- what a model writes ------------------------------------------------------------------------------------------
 
@@ -197,7 +223,13 @@ class Sequential(Autoregressive):
 
     @torch.no_grad()
     def sample(
-        self, count: int, *, label: int | Tensor | None = None, temperature: float = 1.0, guidance: float = 0.0
+        self,
+        count: int,
+        *,
+        label: int | Tensor | None = None,
+        temperature: float = 1.0,
+        guidance: float = 0.0,
+        length: int | None = None,
     ) -> Tensor:
         """Draws, (count, *shape), from caches: each site costs what it adds.
 
@@ -206,13 +238,16 @@ class Sequential(Autoregressive):
             label: their class, or one for each; of a model with classes drawn from their shares if None.
             temperature: of each conditional.
             guidance: w of p(x_d | y)^(1 + w) p(x_d)^(−w), which makes draws more typical of their class.
+            length: entries of a draw, (count, length), of texts and recordings; that of the space if None.
 
         Raises:
-            TacitError: `temperature` is not above zero, `label` is not a class, or guidance has no class to go by.
+            TacitError: `temperature` is not above zero, `label` is not a class, guidance has no class to go by, or the
+                model draws no other length than it was fitted on.
         """
         labels = self.drawn_labels(label, count)
         self._check_draw(temperature, guidance)
-        return self._placed(self._generate(count, labels, temperature, guidance), self.order)
+        order = self._drawn_order(count) if length is None else self._order_of_length(length)
+        return self._placed(self._generate(count, order, labels, temperature, guidance, sites=length), order)
 
     @torch.no_grad()
     def complete(
@@ -227,7 +262,7 @@ class Sequential(Autoregressive):
         """Draw what is unknown of `x`, (batch, *shape), from p(unknown | known).
 
         Args:
-            x: what is known, and anything elsewhere.
+            x: what is known, and anything elsewhere; of an `unbounded` model of any length.
             known: (*shape) bool, True where `x` is given; these must come first in the model's order.
             label: as in `sample`; if None drawn from p(y | known).
             temperature: of each conditional.
@@ -237,24 +272,43 @@ class Sequential(Autoregressive):
             TacitError: the mask is of another shape, or an unknown entry comes before a known one.
         """
         self._check_draw(temperature, guidance)
-        check_known(known, self.space)
-        x = torch.where(known.to(x.device), x, 0)
-        given, order = self._given(x, known)
+        if self.unbounded:
+            space = dataclasses.replace(self.space, length=x.shape[-1])  # type: ignore[call-arg]
+            order = torch.arange(x.shape[-1], device=self.device)
+        else:
+            space, order = self.space, self._drawn_order(len(x))
+        check_known(known, space)
+        x = space.check_values(torch.where(known.to(x.device), x, 0))
+        given, order = self._given(x, known, order)
         labels = self._labels_given(x, known) if label is None else self._labels(label, len(x))
-        return self._placed(self._generate(len(x), labels, temperature, guidance, given), order)
+        drawn = self._generate(
+            len(x), order, labels, temperature, guidance, given, len(order) if self.unbounded else None
+        )
+        drawn = self._placed(drawn, order)
+        # An entry may stand for several observations: what is known comes back as it came.
+        return torch.where(known.to(x.device), x.to(drawn.dtype), drawn)
 
-    def _check_draw(self, temperature: float, guidance: float) -> None:
-        if temperature <= 0:
-            raise TacitError(f"temperature is {temperature}: give a number above 0 (1 samples the model itself)")
-        if guidance and (self.classes is None or self.label_dropout == 0):
+    def _order_of_length(self, length: int) -> Tensor:
+        """The order of an unbounded sequence, (length,)."""
+        check_sizes(length=length)
+        if not self.unbounded:
             raise TacitError(
-                f"guidance is {guidance}, which compares draws with and without a label: fit the model with --classes "
-                f"and a --label-dropout above 0"
+                f"length is {length}, but this model draws the {self.space.dimensions} entries that it was fitted on: "
+                f"leave length out, or fit it on observations of that length"
             )
+        return torch.arange(length, device=self.device)
 
-    def _given(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    def _drawn_order(self, count: int) -> Tensor:
+        """The order in which to draw."""
+        return self.order
+
+    def _state(self, count: int, label: Tensor | None, order: Tensor) -> Any:
+        """`init_state` for draws in this order."""
+        return self.init_state(count, label)
+
+    def _given(self, x: Tensor, known: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """The known sites, (batch, number[, entries]), which come first, and the order in which to draw."""
-        sites = known.flatten()[self.order.cpu()]
+        sites = known.flatten()[order.cpu()]
         whole = sites if sites.dim() == 1 else sites.all(1)
         first = int(whole.sum())
         if not whole[:first].all() or bool(sites[first:].any()):
@@ -262,37 +316,35 @@ class Sequential(Autoregressive):
                 f"known leaves out entries that come before known ones, and the model draws {self._order_in_words()}: "
                 f"let the known part come first, or take a model of any order (made, or gpt with --order any)"
             )
-        return self.entries(self.space.check_values(x)).flatten(1)[:, self.order[:first]], self.order
+        return self.entries(x).flatten(1)[:, order[:first]], order
 
     def _order_in_words(self) -> str:
+        if isinstance(self.space, Video):
+            return "frame after frame, each row after row from the top"
         return "row after row from the top" if isinstance(self.space, Images) else "from left to right"
 
-    def _labels_given(self, x: Tensor, known: Tensor) -> Tensor | None:
-        """Labels drawn from p(y | known), (batch,): the known come first, so that their factors know nothing else."""
-        if self.classes is None:
-            return None
-        entries = self.entries(x)
-        logits = self.log_prior.expand(len(x), -1).clone()
-        for y in range(self.classes):
-            each = self.head.log_prob(self.conditionals(entries, self._labels(y, len(x))), entries)
-            mask = known.to(x.device) if each.shape[1:] == known.shape else known.to(x.device).all(0)
-            logits[:, y] += (each * mask).flatten(1).sum(1)
-        return torch.multinomial(logits.softmax(1), 1)[:, 0]
-
     def _generate(
-        self, count: int, label: Tensor | None, temperature: float, guidance: float, given: Tensor | None = None
+        self,
+        count: int,
+        order: Tensor,
+        label: Tensor | None,
+        temperature: float,
+        guidance: float,
+        given: Tensor | None = None,
+        sites: int | None = None,
     ) -> Tensor:
         """Sites in the order of drawing, (count, sites[, entries]); those `given` are taken as they are."""
         if guidance and label is not None:
             label = torch.cat([label, torch.full_like(label, self.classes or 0)])
-        state, x, drawn = self.init_state(count * (2 if guidance else 1), label), None, []
+        state, x, drawn = self._state(count * (2 if guidance else 1), label, order), None, []
         first = 0 if given is None else given.shape[1]
-        for t in range(len(self.order)):
+        for t in range(sites or len(self.order)):
             parameters, state = self.step(state, x)
             if given is not None and t < first:
                 x = given[:, t]
             elif guidance:
-                x = guided(self.head, *parameters.chunk(2), guidance, temperature)
+                given_label, free = parameters.chunk(2)
+                x = guided(self.head, given_label, free, guidance, temperature)
             else:
                 x = self.head.sample(parameters, temperature)
             drawn.append(x)
@@ -301,9 +353,9 @@ class Sequential(Autoregressive):
 
     def _placed(self, sites: Tensor, order: Tensor) -> Tensor:
         """Sites in the order of drawing as observations."""
-        entries = sites.new_empty(len(sites), self.space.dimensions)
+        entries = sites.new_empty(len(sites), order.numel())
         entries[:, order] = sites
-        return self.observations(entries.view(len(sites), *self.space.shape))
+        return self.observations(entries if self.unbounded else entries.view(len(sites), *self.space.shape))
 
 
 class PixelState:
@@ -312,7 +364,7 @@ class PixelState:
     entry: int = 0
 
     def write(self, x: Tensor, column: int, channel: int) -> None:
-        """Take an entry just drawn, (batch, 1) on [−1, 1]."""
+        """Take a site just drawn, (batch, entries) on [−1, 1]."""
         raise NotImplementedError
 
     def begin_row(self, row: int) -> None:
@@ -325,14 +377,18 @@ class PixelState:
 
 
 class Pixelwise(Sequential):
-    """Images row by row, a pixel's colours one after the other; its `init_state` gives a `PixelState`."""
+    """Images row by row, a pixel's colours one after the other or at once; its `init_state` gives a `PixelState`."""
 
     def step(self, state: PixelState, x: Tensor | None) -> tuple[Tensor, PixelState]:
-        """The next entry's parameters, (batch, parameters); of `x`, (batch,), all caches hear first."""
-        channels, _, width = self.space.shape
+        """The next site's parameters, (batch, parameters); of `x`, (batch,) or (batch, channels), all caches hear first.
+
+        Where `order` says that a site is a whole pixel, there is but one to each, which goes by channel 0.
+        """
+        channels, _, width = self.space.shape[-3:]
+        channels = channels if self.order.dim() == 1 else 1
         if x is not None:
-            last = state.entry - 1
-            state.write(scaled(x[:, None], self.space.levels or 2), last // channels % width, last % channels)
+            last, x = state.entry - 1, scaled(x.view(len(x), -1), self.space.levels or 2)
+            state.write(x, last // channels % width, last % channels)
         column, channel = state.entry // channels % width, state.entry % channels
         if column == channel == 0:
             state.begin_row(state.entry // channels // width)
@@ -341,14 +397,22 @@ class Pixelwise(Sequential):
 
 
 def raster(space: Space) -> Tensor:
-    """The order row by row, a pixel's channels together: (entries,) numbers of entries laid flat."""
+    """The order frame by frame, row by row, a pixel's channels together: (entries,) numbers of entries laid flat."""
     entries = torch.arange(space.dimensions)
-    return entries.view(space.shape).permute(1, 2, 0).flatten() if isinstance(space, Images) else entries
+    return entries.view(space.shape).movedim(-3, -1).flatten() if isinstance(space, Images | Video) else entries
 
 
 def entry_head(space: Space) -> Head:
     """Bernoulli for entries of two levels, else a categorical over all of them."""
     return Bernoulli() if space.levels == 2 else Categorical(space.levels or 0)
+
+
+def pixel_head(space: Space, components: int) -> Head:
+    """A mixture of logistics over all colours of a pixel; of one colour a plain one, or Bernoulli for two levels."""
+    channels, levels = space.shape[-3], space.levels or 2
+    if channels > 1:
+        return CoupledLogisticMixture(levels, channels, components)
+    return Bernoulli() if levels == 2 else DiscretisedLogisticMixture(levels, components)
 
 
 def scaled(entries: Tensor, levels: int) -> Tensor:
@@ -394,8 +458,8 @@ def check_kernels(**kernels: int) -> None:
 
 
 @torch.no_grad()
-def start_at_marginal(output: nn.Module, model: Sequential, data: Dataset) -> None:
+def start_at_marginal(output: nn.Module, model: Autoregressive, data: Dataset) -> None:
     """Set the last layer's biases, (parameters · channels,), to the colours' marginals over all pixels."""
     x = model.entries(data.observations(2000)).to(model.device)
-    rows = x.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None]  # every pixel a row, its colours the positions
+    rows = x.movedim(-3, -1).flatten(0, -2)[:, :, None]  # every pixel a row, its colours the positions
     output.bias.copy_(model.head.marginal(rows).flatten())  # type: ignore[operator, union-attr]

@@ -1,16 +1,16 @@
-"""Bivariate: a table for the first feature and a network for the second given the first, the smallest real pair.
+"""Bivariate: a table for the first of two features, a network for the second given the first.
 
 Both features are cut into B bins of equal width over the range that was seen, and with bins b₁ and b₂
 
     P(b₁) = softmax(θ)_b₁,    P(b₂ | b₁) = softmax(f(b₁))_b₂,    p(x₁, x₂) = P(b₁) P(b₂ | b₁) p(x₁ | b₁) p(x₂ | b₂).
 
 f is a multilayer perceptron: what a table of B × B cells would learn for every b₁ apart, it shares between neighbours.
-It sees where b₁ lies, u on [−1, 1], as u and as sines and cosines of πku / 2 up to k = `waves`. From u alone a
-perceptron learns sharp edges slowly; a one-hot b₁ would share nothing, and be the table again.
+It sees where the middle of b₁ lies on [−1, 1], one number. A one-hot b₁ would share nothing and be the table again, and
+sines and cosines of the place, too, learned the training rows of moons and checkerboard by heart.
 
-Within its bin a feature is uniform, with an exponential tail beyond either end (`tacit.nn.bins`), so that p is a density
-of the user's own features, finite everywhere. Any part given, the rest is drawn exactly: with x₁ unknown by Bayes' rule
-over its B bins, P(b₁ | b₂) ∝ P(b₁) P(b₂ | b₁).
+Within its bin a feature is uniform, with an exponential tail beyond either end (`tacit.nn.bins`): p is a density of the
+user's own features, finite everywhere. Any part given, the rest is drawn exactly: with x₁ unknown by Bayes' rule over
+its B bins, P(b₁ | b₂) ∝ P(b₁) P(b₂ | b₁).
 
 References
 ----------
@@ -18,14 +18,11 @@ References
   rule with a network for each factor)
 - van den Oord, Kalchbrenner & Kavukcuoglu (2016), Pixel recurrent neural networks, arXiv:1601.06759 (a softmax over
   the values of a numeric entry)
-- Tancik et al. (2020), Fourier features let networks learn high frequency functions in low dimensional domains,
-  arXiv:2006.10739
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 
 import torch
 from torch import Tensor, nn
@@ -49,35 +46,32 @@ class Bivariate(Model):
         space: rows of two features.
         bins: bins of equal width of each feature.
         hidden: units of each hidden layer.
-        waves: sines and cosines of the first feature's place that the network sees; 0 shows it the place alone.
 
     Raises:
         SpaceError: the rows do not have two features.
-        TacitError: a number is below 1, or `waves` below 0.
+        TacitError: a number is below 1.
     """
 
     spaces = (Vectors,)
-    recipe = Recipe(batch_size=500, learning_rate=3e-3, schedule="cosine", ema=0.995)
+    recipe = Recipe(batch_size=500, learning_rate=1e-2, schedule="cosine", ema=0.995)
     density = "exact"
 
     place: Tensor
 
-    def __init__(self, space: Vectors, *, bins: int = 200, hidden: tuple[int, ...] = (128, 128), waves: int = 16):
+    def __init__(self, space: Vectors, *, bins: int = 64, hidden: tuple[int, ...] = (64, 64, 64)):
         super().__init__(space)
         if space.features != 2:
             raise SpaceError(
                 f"bivariate takes rows of 2 features, not {space.features}: keep two columns, or take made or realnvp"
             )
-        check_sizes(bins=bins, hidden=min(hidden, default=0), waves=waves + 1)
+        check_sizes(bins=bins, hidden=min(hidden, default=0))
         self.bins = Bins(2, bins)
         self.first = nn.Parameter(torch.zeros(bins))
-        sizes = (1 + 2 * waves, *hidden)
+        sizes = (1, *hidden)
         layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
         self.second = nn.Sequential(*layers, nn.Linear(sizes[-1], bins))
-        u = (torch.arange(bins)[:, None] + 0.5) * (2 / bins) - 1
-        angle = u * torch.arange(1, waves + 1) * (math.pi / 2)
         # What the network sees of each of the first feature's bins.
-        self.register_buffer("place", torch.cat((u, angle.sin(), angle.cos()), 1), persistent=False)
+        self.register_buffer("place", (torch.arange(bins)[:, None] + 0.5) * (2 / bins) - 1, persistent=False)
 
     def adapt(self, data: Dataset) -> None:
         """Cut both features over the range of the data."""
@@ -107,9 +101,10 @@ class Bivariate(Model):
         Raises:
             SpaceError: `x` is not of the space.
         """
-        first, second = self.bins.index(self.space.check(x)).unbind(1)
+        cells = self.bins.index(self.space.check(x))
+        first, second = cells.unbind(1)
         log_mass = self._log_first()[first] + self._log_second(first).gather(1, second[:, None])[:, 0]
-        return log_mass + self.bins.log_density(x).sum(1).float()
+        return log_mass + self.bins.log_density(x, cells).sum(1).float()
 
     @torch.no_grad()
     def sample(self, count: int, *, temperature: float = 1.0) -> Tensor:

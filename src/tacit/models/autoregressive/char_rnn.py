@@ -54,6 +54,7 @@ class CharRNN(Sequential):
 
     carried: Tensor
     last: Tensor
+    places: Tensor
 
     def __init__(
         self,
@@ -176,7 +177,7 @@ class CharRNN(Sequential):
         if len(self.places):
             h = torch.cat([h, self.places[state.site].expand(len(h), -1)], 1)
         for cell, layer in zip(self.cells, state.layers, strict=True):
-            weights = (cell.weight_ih_l0, cell.weight_hh_l0, cell.bias_ih_l0, cell.bias_hh_l0)
+            weights = [parameter for _, parameter in cell.named_parameters()]
             layer[:] = torch.lstm_cell(h, layer, *weights) if self.is_lstm else [torch.gru_cell(h, layer[0], *weights)]
             h = layer[0]
         state.site += 1

@@ -34,6 +34,7 @@ from tacit.models.autoregressive._autoregressive import (
     scaled,
     start_at_marginal,
 )
+from tacit.nn.gated import GatedLayer, LayerState
 from tacit.nn.masked import ConvCache, MaskedConv2d, channel_groups
 from tacit.spaces import Images
 
@@ -107,59 +108,8 @@ class GatedPixelCNN(Pixelwise):
 
     def init_state(self, count: int, label: Tensor | None) -> State:
         width = self.space.shape[2]
-        layers = [LayerState(layer, count, width, label) for layer in self.layers]
-        return State(layers, [ConvCache(layer, count, width) for layer in self.outputs])
-
-
-class GatedLayer(nn.Module):
-    """One layer of both stacks (figure 2 of the paper)."""
-
-    def __init__(self, source: Tensor, maps: Tensor, reach: int, first: bool, label: nn.Embedding | None):
-        super().__init__()
-        self.reach, self.first, both = reach, first, maps.repeat(2)
-        self.vertical = nn.Conv2d(len(source), len(both), (reach + 1, 2 * reach + 1))
-        self.through = nn.Conv2d(len(both), len(both), 1)
-        self.horizontal = MaskedConv2d(source, both, left=reach, strict=first)
-        self.mix = MaskedConv2d(maps, maps)
-        self.label = label
-
-    def biases(self, label: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
-        """What the label adds to v and to h, (batch, 2p, 1, 1) each."""
-        return (0.0, 0.0) if self.label is None else self.label(label)[:, :, None, None].chunk(2, 1)
-
-    def forward(self, v: Tensor, h: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(batch, p, height, width) both, of the first layer images -> the same after this layer."""
-        for_v, for_h = self.biases(label)
-        above = self.vertical(F.pad(v, (self.reach, self.reach, self.reach, 0)))
-        new = self.mix(gate(self.horizontal(h) + self.through(above) + for_h))
-        return gate(above + for_v), new if self.first else h + new
-
-
-class LayerState:
-    """The rows that v still needs, and the caches of h."""
-
-    def __init__(self, layer: GatedLayer, count: int, width: int, label: Tensor | None):
-        self.layer = layer
-        self.for_v, self.for_h = layer.biases(label)
-        reach = layer.reach
-        self.rows = layer.vertical.weight.new_zeros(count, layer.vertical.in_channels, reach + 1, width + 2 * reach)
-        self.horizontal, self.mix = (ConvCache(conv, count, width) for conv in (layer.horizontal, layer.mix))
-        self.mix.begin_row()
-
-    def begin_row(self, v: Tensor) -> Tensor:
-        """V of the row to come, (batch, p, 1, width) -> v after this layer."""
-        row = F.pad(v, (self.layer.reach, self.layer.reach))
-        self.rows = torch.cat([self.rows[:, :, 1:], row], 2)
-        above = self.layer.vertical(self.rows)
-        self.horizontal.begin_row(self.layer.through(above) + self.for_h)
-        return gate(above + self.for_v)
-
-    def __call__(self, h: Tensor | None, column: int, channel: int) -> Tensor:
-        """The horizontal stack's features of one pixel; of the first layer its input has been written before."""
-        if h is not None:
-            self.horizontal.write(h, column, channel)
-        new = self.mix(gate(self.horizontal.read(column, channel)), column, channel)
-        return new if h is None else h + new
+        layers = [LayerState(layer, count, width, label) for layer in self.layers]  # type: ignore[arg-type]
+        return State(layers, [ConvCache(layer, count, width) for layer in self.outputs])  # type: ignore[arg-type]
 
 
 @dataclass
@@ -178,18 +128,13 @@ class State(PixelState):
                 output.begin_row()
         v = self.layers[0].horizontal.row()
         for layer in self.layers:
-            v = layer.begin_row(v)
+            v = layer.begin_row(v, row)
 
     def read(self, column: int, channel: int) -> Tensor:
-        h = None
-        for layer in self.layers:
+        first, *rest = self.layers
+        h = first(None, column, channel)
+        for layer in rest:
             h = layer(h, column, channel)
         for output in self.outputs:
             h = output(F.relu(h), column, channel)
         return h
-
-
-def gate(x: Tensor) -> Tensor:
-    """tanh(a) ⊙ σ(b) of the two halves of the features, axis 1."""
-    a, b = x.chunk(2, 1)
-    return torch.tanh(a) * torch.sigmoid(b)

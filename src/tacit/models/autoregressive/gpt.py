@@ -181,13 +181,13 @@ class GPT(Sequential):
             return self.order
         return self.orders[torch.randint(len(self.orders), (count,), device=self.device)]
 
-    def _given(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    def _given(self, x: Tensor, known: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """Of an "any" model the known come first, and in a new order for each row; see the base for the others."""
         if not self.any_order:
-            return super()._given(x, known)
+            return super()._given(x, known, order)
         chance = torch.rand(len(x), self.space.dimensions, device=self.device) - known.flatten().to(self.device).float()
         order = chance.argsort(1)
-        return self.space.check_values(x).flatten(1).gather(1, order[:, : int(known.sum())]), order
+        return x.flatten(1).gather(1, order[:, : int(known.sum())]), order
 
     def _labels_given(self, x: Tensor, known: Tensor) -> Tensor | None:
         if not self.any_order or self.classes is None:

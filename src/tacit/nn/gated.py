@@ -1,0 +1,102 @@
+"""The gated layers of PixelCNN decoders, in one pass and pixel by pixel, given labels and spatial contexts.
+
+A vertical stack v sees all rows above in full width; a horizontal stack h sees its own row to the left and, at every
+layer, what v has found above. With r a label's embedding and s a context of the image's own height and width,
+
+    y = tanh(W_f * x + U_f r + V_f * s) ⊙ σ(W_g * x + U_g r + V_g * s),
+
+V being 1 × 1: van den Oord et al. (2016), Conditional image generation with PixelCNN decoders, arXiv:1606.05328, §2.3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tacit.nn.masked import ConvCache, MaskedConv2d
+
+
+class GatedLayer(nn.Module):
+    """One layer of both stacks (figure 2 of the paper).
+
+    Args:
+        source: the colour channel of each input feature of h, (in_features,), sorted.
+        maps: that of each of the p feature maps of v and of h, (p,).
+        reach: rows above, and columns to each side, that the layer sees.
+        first: whether it is the first: h then does not see its own pixel and has no residual connection.
+        label: a vector of 4p for each label; None without labels.
+        context: features of the spatial context; None without one.
+    """
+
+    def __init__(
+        self,
+        source: Tensor,
+        maps: Tensor,
+        reach: int,
+        first: bool,
+        label: nn.Embedding | None,
+        context: int | None = None,
+    ):
+        super().__init__()
+        self.reach, self.first, both = reach, first, maps.repeat(2)
+        self.vertical = nn.Conv2d(len(source), len(both), (reach + 1, 2 * reach + 1))
+        self.through = nn.Conv2d(len(both), len(both), 1)
+        self.horizontal = MaskedConv2d(source, both, left=reach, strict=first)
+        self.mix = MaskedConv2d(maps, maps)
+        self.label = label
+        self.context = None if context is None else nn.Conv2d(context, 2 * len(both), 1)
+
+    def biases(self, label: Tensor | None, context: Tensor | None = None) -> tuple[Tensor | float, Tensor | float]:
+        """What label and context add to v and to h: (batch, 2p, 1 or height, 1 or width) each, or 0."""
+        both: Tensor | None = None if self.label is None else self.label(label)[:, :, None, None]
+        if self.context is not None:
+            both = self.context(context) if both is None else both + self.context(context)
+        return (0.0, 0.0) if both is None else both.chunk(2, 1)  # type: ignore[return-value]
+
+    def forward(
+        self, v: Tensor, h: Tensor, label: Tensor | None, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(batch, p, height, width) both, of the first layer images -> the same after this layer."""
+        for_v, for_h = self.biases(label, context)
+        above = self.vertical(F.pad(v, (self.reach, self.reach, self.reach, 0)))
+        new = self.mix(gate(self.horizontal(h) + self.through(above) + for_h))
+        return gate(above + for_v), new if self.first else h + new
+
+
+class LayerState:
+    """The rows that v still needs, and the caches of h."""
+
+    def __init__(self, layer: GatedLayer, count: int, width: int, label: Tensor | None, context: Tensor | None = None):
+        self.layer = layer
+        self.for_v, self.for_h = layer.biases(label, context)
+        reach = layer.reach
+        self.rows = layer.vertical.weight.new_zeros(count, layer.vertical.in_channels, reach + 1, width + 2 * reach)
+        self.horizontal, self.mix = (ConvCache(conv, count, width) for conv in (layer.horizontal, layer.mix))
+        self.mix.begin_row()
+
+    def begin_row(self, v: Tensor, row: int) -> Tensor:
+        """V of the row to come, (batch, p, 1, width) -> v after this layer."""
+        for_v, for_h = (_of_row(bias, row) for bias in (self.for_v, self.for_h))
+        self.rows = torch.cat([self.rows[:, :, 1:], F.pad(v, (self.layer.reach, self.layer.reach))], 2)
+        above = self.layer.vertical(self.rows)
+        self.horizontal.begin_row(self.layer.through(above) + for_h)
+        return gate(above + for_v)
+
+    def __call__(self, h: Tensor | None, column: int, channel: int) -> Tensor:
+        """The horizontal stack's features of one pixel; of the first layer its input has been written before."""
+        if h is not None:
+            self.horizontal.write(h, column, channel)
+        new = self.mix(gate(self.horizontal.read(column, channel)), column, channel)
+        return new if h is None else h + new
+
+
+def _of_row(bias: Tensor | float, row: int) -> Tensor | float:
+    """A spatial bias at one row; any other is that of every row."""
+    return bias if isinstance(bias, float) or bias.shape[2] == 1 else bias[:, :, row : row + 1]
+
+
+def gate(x: Tensor) -> Tensor:
+    """tanh(a) ⊙ σ(b) of the two halves of the features, axis 1."""
+    a, b = x.chunk(2, 1)
+    return torch.tanh(a) * torch.sigmoid(b)
