@@ -71,6 +71,23 @@ ENTRIES: dict[str, Entry] = {
         {"epochs": 40, "network": "conv", "hidden": (256,), "batch_size": 128, "learning_rate": 2e-3},
     ),
     "pixelcnn": Entry("pixelcnn", 81.9, 81.30, f"{_OORD}", {"minutes": 60, "batch_size": 16}, reason=_HOUR),
+    "pixel-rnn": Entry(
+        "pixel-rnn",
+        80.75,
+        80.75,
+        f"{_OORD}, one diagonal layer, h = 32",
+        {"minutes": 50, "learning_rate": 5e-3},
+        reason=_HOUR,
+    ),
+    "pixel-rnn-row": Entry(
+        "pixel-rnn",
+        80.75,
+        80.54,
+        f"{_OORD}, row LSTM",
+        {"minutes": 50, "learning_rate": 5e-3, "kind": "row", "layers": 2},
+        metric="nll-row",
+        reason=_HOUR,
+    ),
 }
 
 

@@ -2,10 +2,10 @@
 
 Protocol: `moving-digits` as built in, all of its 1000 test clips, whose digits no training clip shows; exact; the mean
 over the ten frames. The unit is that of Kalchbrenner et al. (2017, arXiv:1610.00527) on Moving MNIST, whose figures, of
-64 × 64 grey pixels and given ten frames, do not compare. `known-motion` is the mean over frames 3 to 10 alone, which the
-first two all but determine: what is left is the model's own. Independent frames are the same decoder without context,
-trained by the same recipe, which was chosen on the validation clips. (The paper's baseline is another: it keeps the
-context and takes a frame's pixels for independent.)
+64 × 64 grey pixels and given ten frames, do not compare. `known-motion` is the mean over frames 3 to 10 alone, which
+the first two all but determine: what is left is the model's own. Independent frames are the same decoder without
+context, trained by the same recipe, which was chosen on the validation clips. (The paper's baseline is another: it
+keeps the context and takes a frame's pixels for independent.)
 
     python benchmarks/moving_digits.py
 """

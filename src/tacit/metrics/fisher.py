@@ -71,8 +71,8 @@ class FisherScore:
         require(model, "density", "give Fisher scores")
         if model.learns_exactly() or not any(p.requires_grad for p in model.parameters()):
             raise CapabilityError(
-                f"{catalogue.name_of(type(model))} cannot give Fisher scores: it learns without gradients; take a model "
-                f"that has a density and learns by steps"
+                f"{catalogue.name_of(type(model))} cannot give Fisher scores: it learns without gradients; take a "
+                f"model that has a density and learns by steps"
             )
         if features < 1:
             raise TacitError(f"features is {features}: give at least 1")

@@ -104,11 +104,11 @@ class Run:
 
         return measure(self, on, **options)
 
-    def embed(self, on: Dataset) -> Tensor:
-        """Features, (rows, features); see `tacit.tasks.embed`."""
-        from tacit.tasks.embed import features
+    def embed(self, on: Dataset, fisher: bool = False) -> Tensor:
+        """Features, or Fisher scores, (rows, features); see `tacit.tasks.embed`."""
+        from tacit.tasks.embed import features, fisher_scores
 
-        return features(self.model, on)
+        return fisher_scores(self, on) if fisher else features(self.model, on)
 
 
 def build(record: dict[str, Any]) -> Model:

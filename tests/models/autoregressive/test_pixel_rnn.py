@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tacit.errors import TacitError
-from tacit.models.autoregressive.pixel_rnn import PixelRNN, Scan, Walk, tanh_
+from tacit.models.autoregressive._lstm2d import Scan, Walk, tanh_
+from tacit.models.autoregressive.pixel_rnn import PixelRNN
 from tacit.spaces import Images
 
 KINDS = ("diagonal", "row")

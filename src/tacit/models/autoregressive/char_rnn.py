@@ -131,8 +131,8 @@ class CharRNN(Sequential):
         length = self.space.length
         lanes = min(size, max(1, len(data.x) // length))
         lane = len(data.x) // lanes
-        start = torch.randint(max(1, lane % length), (), generator=generator)
-        windows = torch.arange(max(1, (lane - int(start)) // length)) * length
+        start = torch.randint(min(length, lane - length + 1), (), generator=generator)
+        windows = torch.arange((lane - int(start)) // length) * length
         begins = torch.arange(lanes) * lane + start
         return iter(begins + window for window in windows)
 
