@@ -32,7 +32,7 @@ RECIPE: dict[str, Any] = {
     "encoder_features": 12,
     "dilations": (1, 2),
     "batch_size": 4,
-    "learning_rate": 4e-3,
+    "learning_rate": 8e-3,
 }
 
 

@@ -30,7 +30,11 @@ class CausalConv1d(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, source, positions) -> (batch, target, positions)."""
-        return super().forward(F.pad(x, (self.dilation[0] * (self.kernel_size[0] - 1), 0)))
+        dilation = self.dilation[0]
+        # Taps that lie before the first position everywhere would multiply nothing but padding.
+        taps = min(self.kernel_size[0], (x.shape[2] - 1) // dilation + 1)
+        x = F.pad(x, (dilation * (taps - 1), 0))
+        return F.conv1d(x, self.weight[:, :, -taps:], self.bias, dilation=dilation)
 
 
 def receptive_field(convolutions: Sequence[CausalConv1d]) -> int:

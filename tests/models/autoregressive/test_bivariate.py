@@ -38,8 +38,8 @@ def random(bins: int = 6) -> Bivariate:
 
 def joint(model: Bivariate) -> Tensor:
     """The probability of every pair of bins, (bins, bins), from the network itself."""
-    second = model.second(model.place).softmax(1)
-    return (model.first.softmax(0)[:, None] * second).double().detach()
+    second = model.second(model.place).double().softmax(1)
+    return (model.first.double().softmax(0)[:, None] * second).detach()
 
 
 def cells(model: Bivariate, x: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_wavenet import depends_on, random_model
 
 from tacit.errors import TacitError
 from tacit.models.autoregressive.tcn import TCN
 from tacit.nn.causal1d import CausalConv1d
 from tacit.spaces import Tokens
-from test_wavenet import depends_on, random_model
 
 
 @pytest.mark.parametrize(("layers", "kernel"), [(1, 2), (3, 2), (2, 4)])

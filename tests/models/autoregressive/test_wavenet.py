@@ -11,6 +11,7 @@ import torch
 
 from tacit.data import Dataset
 from tacit.errors import TacitError
+from tacit.model import Batch
 from tacit.models.autoregressive.pixelcnn import PixelCNN
 from tacit.models.autoregressive.tcn import TCN
 from tacit.models.autoregressive.wavenet import WaveNet
@@ -76,7 +77,9 @@ def test_the_papers_network_by_a_loop_over_its_equations():
                         y = y + layer.conv.weight[:, :, 0] @ h[t - dilation]
                     z = y[:3].tanh() * y[3:].sigmoid()
                     skips[t] = skips[t] + layer.skip.weight[:, :, 0] @ z + layer.skip.bias
-                    following.append(current if layer.residual is None else current + layer.residual.weight[:, :, 0] @ z)
+                    following.append(
+                        current if layer.residual is None else current + layer.residual.weight[:, :, 0] @ z
+                    )
                 h = following
             for t, s in enumerate(skips):
                 y = model.output[1].weight[:, :, 0] @ s.relu() + model.output[1].bias
@@ -120,7 +123,7 @@ def test_mu_law_codes():
 @pytest.mark.parametrize("cls", [WaveNet, TCN])
 @pytest.mark.parametrize("classes", [None, 3])
 def test_masses_of_all_samples_sum_to_one(cls, classes):
-    model = random_model(Waveform(1, 8000), cls, classes=classes)
+    model = random_model(Waveform(1, 8000), cls, features=8, classes=classes)
     with torch.no_grad():
         assert model.log_prob(EVERY_SAMPLE[:, None]).double().exp().sum().item() == pytest.approx(1, abs=1e-5)
 
@@ -133,8 +136,6 @@ def test_a_recording_has_the_mass_of_its_codes_over_those_who_share_them():
         logits = model.conditionals(codes, torch.tensor([1] * 5)).double().log_softmax(1)
         expected = logits.gather(1, codes[:, None])[:, 0] - model.mu_law.sizes.double().log()[codes]
         torch.testing.assert_close(model.log_prob(x, label=1).double(), expected.sum(1), rtol=1e-5, atol=1e-4)
-    from tacit.model import Batch
-
     batch = Batch(x, torch.arange(5), torch.ones(5, dtype=torch.long))
     torch.testing.assert_close(model.loss(batch).total.detach().double(), -expected.sum(1).mean(), rtol=1e-5, atol=1e-4)
 
@@ -205,7 +206,9 @@ def test_recordings_are_learnt_measured_written_and_drawn(tmp_path):
     tone = 8000 * torch.sin(torch.arange(64) * (label[:, None] + 1) / 5 + torch.rand(60, 1))
     data = Dataset(Waveform(64, 4000), tone.to(torch.int16), label, name="tones")
     small = {"features": 8, "skip_features": 16, "dilations": (1, 2, 4, 8)}
-    run = fit("wavenet", data, steps=40, batch_size=16, quiet=True, pictures=1, out=tmp_path / "run", classes=2, **small)
+    run = fit(
+        "wavenet", data, steps=40, batch_size=16, quiet=True, pictures=1, out=tmp_path / "run", classes=2, **small
+    )
     assert list((tmp_path / "run" / "samples").glob("step-*.png"))
     measured = measure(run, data)
     assert measured.likelihood.kind == "exact" and measured.likelihood.bits_per_dimension < 16

@@ -1,0 +1,97 @@
+"""Seconds to draw 16 and 64 images, from caches and naively, for every model that draws site after site.
+
+Naively every site costs a pass over the whole image. Such passes are alike, so three of them are timed and their
+median is multiplied by the number of sites. From caches the whole draw is timed. Weights are untrained: what is drawn
+does not matter to the time.
+
+    python benchmarks/sampling.py
+    python benchmarks/sampling.py --models gpt --counts 16
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any, cast
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from record import record
+from tacit import catalogue
+from tacit.models.autoregressive._autoregressive import Sequential
+from tacit.spaces import Images
+
+# The sizes of the prototype whose ratios are the targets; the others have their own defaults.
+SIZES: dict[str, dict[str, Any]] = {
+    "gated-pixelcnn": {"features": 64, "layers": 8, "kernel": 3},
+    "wavenet": {"stacks": 1, "dilations": tuple(2**i for i in range(9))},
+    "gpt": {"layers": 4, "heads": 4, "features": 128},
+}
+TARGETS = {"gated-pixelcnn": 300.0, "wavenet": 250.0, "gpt": 120.0}
+SPACES = {"28x28": Images(1, 28, 28, 2), "32x32x3": Images(3, 32, 32, 256)}
+
+
+@torch.no_grad()
+def measure(model: Sequential, count: int) -> tuple[float, float]:
+    """(seconds from caches, seconds naively) to draw `count` observations."""
+    model.sample(2)
+    before = time.perf_counter()
+    x = model.sample(count)
+    cached = time.perf_counter() - before
+    entries, passes = model.entries(x), []
+    for _ in range(4):
+        before = time.perf_counter()
+        model.conditionals(entries, None)
+        passes.append(time.perf_counter() - before)
+    return cached, statistics.median(passes[1:]) * len(model.order)  # the first warmed up
+
+
+def main(
+    models: tuple[str, ...] = ("gated-pixelcnn", "wavenet", "gpt"),
+    spaces: tuple[str, ...] = ("28x28", "32x32x3"),
+    counts: tuple[int, ...] = (16, 64),
+    threads: int = 2,
+    seed: int = 0,
+) -> None:
+    """Measure, print a table and record the ratios.
+
+    Args:
+        models: names of models that draw site after site.
+        spaces: 28x28, of two levels, and 32x32x3, of 256.
+        counts: how many images to draw together.
+        threads: torch's threads.
+        seed: of weights and draws.
+    """
+    torch.set_num_threads(threads)
+    table = Table("model", "space", "images", "naive (s)", "cached (s)", "ratio")
+    for name in models:
+        for space in spaces:
+            for count in counts:
+                torch.manual_seed(seed)
+                model = cast(Sequential, catalogue.load(name)(SPACES[space], **SIZES.get(name, {})).eval())
+                started = time.perf_counter()
+                cached, naive = measure(model, count)
+                table.add_row(name, space, str(count), f"{naive:.1f}", f"{cached:.2f}", f"{naive / cached:.0f}")
+                record(
+                    name,
+                    f"random-{space}",
+                    f"speed-ratio:full-passes:sample-{count}",
+                    naive / cached,
+                    split="none: untrained weights",
+                    unit="naive seconds / cached",
+                    better="higher",
+                    target=TARGETS.get(name) if space == "28x28" else None,
+                    reference={"value": naive, "source": "a full pass for every site, seconds, same run"},
+                    seed=seed,
+                    seconds=time.perf_counter() - started,
+                    note=f"{count} images together, {cached:.2f} s from caches, {SIZES.get(name, 'default sizes')}, "
+                    f"{len(model.order)} sites; the naive time is the median of three passes times the sites",
+                )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
