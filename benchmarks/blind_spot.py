@@ -1,6 +1,6 @@
 """The picture of PixelCNN's blind spot: which pixels move the conditional of one, found by the gradient.
 
-    python benchmarks/blind_spot.py
+python benchmarks/blind_spot.py
 """
 
 from __future__ import annotations

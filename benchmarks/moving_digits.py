@@ -30,9 +30,9 @@ RECIPE: dict[str, Any] = {
     "first": 5,
     "readout_features": 32,
     "encoder_features": 12,
-    "dilations": (1, 2),
-    "batch_size": 4,
-    "learning_rate": 8e-3,
+    "dilations": (1,),
+    "batch_size": 2,
+    "learning_rate": 4e-3,
 }
 
 

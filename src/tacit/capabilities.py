@@ -108,7 +108,6 @@ def has(model: torch.nn.Module, capability: str) -> bool:
     return isinstance(model, CAPABILITIES[capability])
 
 
-
 def require(model: torch.nn.Module, capability: str, verb: str) -> None:
     """Raise a sentence naming the models that can, if this one cannot.
 

@@ -105,6 +105,8 @@ class Model(nn.Module):
     Class attributes:
         spaces: the kinds of space the model takes.
         recipe: how it is best trained.
+        appetite: minutes of two cores that observations of 784 entries take before the model shows what it can;
+            a comparison that cannot give them leaves it out.
 
     Raises:
         SpaceError: `space` is not one of `spaces`.
@@ -112,6 +114,7 @@ class Model(nn.Module):
 
     spaces: ClassVar[tuple[type[Space], ...]] = ()
     recipe: ClassVar[Recipe] = Recipe()
+    appetite: ClassVar[float] = 0.0
 
     def __init__(self, space: Space):
         super().__init__()

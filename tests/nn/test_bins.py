@@ -119,13 +119,14 @@ def test_one_more_row_lies_beyond_with_the_chance_of_ranks() -> None:
     assert alone.log_density(torch.tensor([[0.3]]), torch.zeros(1, 1, dtype=torch.int64)).isfinite().all()
 
 
-def test_levels_share_cells_as_evenly_as_can_be() -> None:
-    bins = Bins(2, 4)
-    bins.cut_levels(10, 4)
-    x = torch.arange(10).expand(2, -1).T
+def test_categories_without_rows_are_closed() -> None:
+    bins = Bins(3, 8)
+    bins.cut_whole(slice(None), 5)
+    bins.cut_whole(1, 2)
+    assert bins.cells.tolist() == [5, 2, 5]
+    assert bins.middle(1).tolist() == [0, 1]
+    x = torch.tensor([[4.0, 1.0, 0.0], [5.0, 2.0, -1.0]])
     index = bins.index(x)
-    assert index[:, 0].tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]
-    mass = torch.zeros(4, dtype=torch.float64).index_add_(0, index[:, 0], bins.log_density(x, index)[:, 0].exp())
-    torch.testing.assert_close(mass, torch.ones(4, dtype=torch.float64))
-    drawn = bins.draw(torch.zeros(3000, 2, dtype=torch.int64))[:, 0].long().bincount(minlength=10)
-    assert drawn[3:].sum() == 0 and scipy.stats.chisquare(drawn[:3]).pvalue > 1e-3
+    assert torch.equal(bins.log_density(x, index)[0], torch.zeros(3, dtype=torch.float64))
+    assert (bins.log_density(x, index)[1] == -math.inf).all()
+    assert torch.equal(bins.draw(index)[0], x[0].double())

@@ -14,7 +14,7 @@ from tacit.errors import SpaceError, TacitError, TrainingError
 from tacit.spaces import Images, Tokens, Vectors, Waveform
 from tacit.tasks import compare as module
 from tacit.tasks.advice import advise
-from tacit.tasks.compare import chosen, compare
+from tacit.tasks.compare import affordable, chosen, compare
 from tacit.tasks.measure import Figure, Judge, in_time, measure
 from tacit.tasks.run import Run
 from tacit.tasks.table import BASELINE, Row, apart, leaders, marks, terminal_tables
@@ -300,6 +300,15 @@ def test_models_are_chosen_by_space_labels_and_name():
         chosen(table(), [], ["flow"])
     with pytest.raises(SpaceError, match="waveform"):
         compare(Dataset(Waveform(16, 8000), torch.zeros(9, 16, dtype=torch.int16)))
+
+
+def test_models_that_need_longer_are_left_out_of_a_short_comparison():
+    every = chosen(pictures(), [], [])
+    short, long = ({e.name for e in affordable(every, minutes, 784)} for minutes in (3.0, 10_000.0))
+    assert long == {e.name for e in every}
+    assert "made" in short and "pixelcnn" not in short
+    needs = sorted(catalogue.load(name).appetite for name in short)
+    assert all(need * len(short) <= 3.0 or need == 0 for need in needs)
 
 
 def test_comparison_of_a_table(tmp_path, capsys):

@@ -22,6 +22,7 @@ References
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 import torch
@@ -202,7 +203,10 @@ def _at_once(model: Model, x: Tensor, names: tuple[str, ...]) -> Tensor:
     def log_prob(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
         return functional_call(density, parameters, (row[None],))[0]
 
-    with torch.no_grad():  # `grad` differentiates all the same, and nothing is kept for the other parameters
+    # `grad` differentiates all the same, and nothing is kept for the other parameters. Operations that vmap itself
+    # takes one by one warn of it.
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")
         parameters = {f"model.{name}": named[name] for name in names}
         each = vmap(grad(log_prob), in_dims=(None, 0), randomness="different")(parameters, x)
     return torch.cat([each[f"model.{name}"].flatten(1) for name in names], 1).float()

@@ -48,13 +48,8 @@ class Bins(nn.Module):
 
     # -- cutting ------------------------------------------------------------------------------------------------------
 
-    def cut_levels(self, levels: int, cells: int) -> None:
-        """Integers {0, …, levels − 1} in `cells` cells of as many levels each as can be, and nothing beyond them."""
-        first = -(torch.arange(cells + 1) * levels // -cells)
-        self._set(slice(None), first - 0.5, whole=True)
-
-    def cut_whole(self, feature: int, cells: int) -> None:
-        """One feature of the categories {0, …, cells − 1}, and nothing beyond them."""
+    def cut_whole(self, feature: int | slice, cells: int) -> None:
+        """A feature, or all of them, of the categories {0, …, cells − 1}, and nothing beyond them."""
         self._set(feature, torch.arange(cells + 1) - 0.5, whole=True)
 
     def cut_equally(self, x: Tensor, cells: int) -> None:

@@ -14,7 +14,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +120,7 @@ class GatedResidual(nn.Module):
     ):
         super().__init__()
         self.first, self.second = conv(2 * features, features), conv(2 * features, 2 * features)
-        self.skip = nn.Conv2d(2 * skips, features, 1) if skips else None
+        self.skip = Pointwise(2 * skips, features) if skips else None
         self.dropout, self.label = dropout, label
         with torch.no_grad():
             # A block begins close to the identity.
@@ -151,9 +151,40 @@ class GatedResidual(nn.Module):
         return h + F.glu(out, 1)
 
 
+class Pointwise(nn.Conv2d):
+    """A 1 × 1 convolution as a matrix product, which on a CPU takes half the time."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, inputs, height, width) -> (batch, outputs, height, width)."""
+        weight, bias = self.weight[:, :, 0, 0], cast(Tensor, self.bias)
+        if x.shape[2:] == (1, 1):
+            return F.linear(x[:, :, 0, 0], weight, bias)[:, :, None, None]
+        return torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
+
+
+class _ConcatELU(torch.autograd.Function):
+    """One exponential serves both signs: elu(±x) = max(±x, e^(−|x|) − 1). As two ELUs it takes half as long again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        below = x.abs().neg_().exp_().sub_(1)
+        both = torch.cat([torch.maximum(x, below), torch.maximum(-x, below)], 1)
+        ctx.save_for_backward(both)
+        return both
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (both,) = ctx.saved_tensors
+        plus, minus = (gradient * (both.clamp(max=0) + 1)).chunk(2, 1)
+        return plus - minus
+
+
 def concat_elu(x: Tensor) -> Tensor:
     """ELU of x and of −x, (batch, features, …) -> (batch, 2 · features, …); Shang et al. 2016, arXiv:1603.05201."""
-    return F.elu(torch.cat([x, -x], 1))
+    return _ConcatELU.apply(x)
 
 
 def with_ones(x: Tensor) -> Tensor:

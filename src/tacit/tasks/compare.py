@@ -69,6 +69,7 @@ class Comparison:
     training_seconds: float = 0.0
     extractor: str = ""
     corruptions: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     rows: list[Row] = field(default_factory=list)
     advice: Advice = field(default_factory=lambda: Advice(""))
     interrupted: bool = False
@@ -105,7 +106,7 @@ def compare(
         data: a path, a name (`tacit data`), or a `Dataset`; scikit-learn's 8×8 digits by default.
         minutes: for the whole comparison, training and measuring; by default 3, and 10 where an observation has more
             than 300 numbers.
-        models: which to compare, by name; by default all that suit the data.
+        models: which to compare, by name; by default all that suit the data and the time.
         family: only models of these families.
         out: folder for the page (index.html), the numbers (comparison.json) and the runs.
         seed: of everything: weights, order, noise and the choice of held-out rows.
@@ -126,6 +127,11 @@ def compare(
     if minutes is None:
         minutes = 10.0 if dataset.space.dimensions > 300 else 3.0
     entries = chosen(dataset, _words(models), _words(family))
+    left_out: tuple[str, ...] = ()
+    if not models and not family:
+        kept = affordable(entries, minutes, dataset.space.dimensions)
+        left_out = tuple(entry.name for entry in entries if entry not in kept)
+        entries = kept
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -145,6 +151,7 @@ def compare(
         seed=seed,
         device=where,
         path=out / "index.html",
+        left_out=left_out,
     )
     found.rows = [
         Row(e.name, e.family, supervised=e.needs_labels, exact=catalogue.load(e.name).learns_exactly()) for e in entries
@@ -200,6 +207,16 @@ def chosen(data: Dataset, models: list[str], families: list[str]) -> list[Entry]
         return not catalogue.load(entry.name).learns_exactly(), seen[entry.family]
 
     return sorted(found, key=turn)
+
+
+def affordable(entries: list[Entry], minutes: float, dimensions: int) -> list[Entry]:
+    """Of these models as many as can each have the time they need: the most frugal first, in the order given."""
+    needs = {entry.name: catalogue.load(entry.name).appetite * dimensions / 784 for entry in entries}
+    kept: list[str] = []
+    for name in sorted(needs, key=lambda name: needs[name]):
+        if needs[name] <= minutes / (len(kept) + 1):
+            kept.append(name)
+    return [entry for entry in entries if entry.name in kept]
 
 
 def suits(entry: Entry, data: Dataset) -> bool:
@@ -337,6 +354,9 @@ def _finish(work: _Work, json: bool) -> None:
         if row.status != "measured" or (row.reason and row.model != BASELINE):
             status = "" if row.status == "measured" else f"{row.status}. "
             console.print(Text(f"{row.model}: {status}{row.reason}"))
+    if found.left_out:
+        names = ", ".join(found.left_out)
+        console.print(Text(f"Left out, for they need longer: {names} (--minutes gives it, --models names them)."))
     console.print(Text(found.advice.summary, style="bold"))
     for rule in found.advice.rules:
         console.print(

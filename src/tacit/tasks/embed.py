@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tacit.capabilities import require
 from tacit.data import Dataset, load
-from tacit.errors import SpaceError
+from tacit.errors import DataError, SpaceError
 from tacit.metrics.fisher import FisherScore
 from tacit.metrics.probes import embed_all
 from tacit.model import Model
@@ -23,7 +23,7 @@ def embed(run: Path, data: str | Dataset, *, fisher: bool = False, out: Path | N
     Args:
         run: the run folder.
         data: a path, a name or a `Dataset`, of the kind the model was fitted on.
-        fisher: write Fisher scores, which any density has that learns by gradients, instead of the model's own features.
+        fisher: write Fisher scores, which every density that learns by gradients has, instead of the model's features.
         out: the file to write; RUN/embeddings-DATA.npy, or fisher-DATA.npy, by default.
 
     Returns:
@@ -58,7 +58,7 @@ def features(model: Model, data: Dataset) -> Tensor:
 def fisher_scores(run: Run, data: Dataset) -> Tensor:
     """Fisher scores of all observations of `data` by the model's last layer, in order, (rows, features).
 
-    What they are scaled by is estimated on the rows the run was fitted on; on `data` if those were given from Python.
+    What they are scaled by is estimated on the rows the run was fitted on; on `data` if those cannot be read again.
 
     Raises:
         CapabilityError: the model has no density, or none that gives gradients.
@@ -66,9 +66,12 @@ def fisher_scores(run: Run, data: Dataset) -> Tensor:
     """
     found = FisherScore(run.model)
     check_space(run.model, data)
-    given = run.record["data"]["source"] is None
+    try:
+        learnt = run.data().parts()[0]
+    except DataError:  # given from Python
+        learnt = data
     reseed(0)  # a bound that is estimated from noise is estimated from the same noise every time
-    return embed_all(found.fit(data if given else run.data().parts()[0]), data)
+    return embed_all(found.fit(learnt), data)
 
 
 def check_space(model: Model, data: Dataset) -> None:

@@ -256,9 +256,7 @@ def test_features_are_those_of_every_network():
 def test_clear_errors():
     space = Images(1, 6, 6, 2)
     model = random_model(space, 1)
-    with pytest.raises(
-        TacitError, match="scales is 4, but images of 6 × 6 can be halved 3 times"
-    ):
+    with pytest.raises(TacitError, match="scales is 4, but images of 6 × 6 can be halved 3 times"):
         ParallelMultiscale(space, scales=4)
     with pytest.raises(TacitError, match="scales is -1"):
         ParallelMultiscale(space, scales=-1)

@@ -10,8 +10,8 @@ has the greatest likelihood of all trees, which is the maximum spanning tree und
 leave-one-out likelihood, which the counts give in closed form: a row left out takes one from n_d(k, π) and n_d(π).
 
 Columns of a table that hold few different whole numbers are categories; others are cut into cells of equal numbers of
-rows, within which they are uniform, with exponential tails (`tacit.nn.bins`). Pixels of many levels are cut likewise.
-How many cells there are, unless it is given, is what a fifth of the rows, held out, likes best.
+rows, within which they are uniform, with exponential tails (`tacit.nn.bins`). How many cells there are, unless it is
+given, is what a fifth of the rows, held out, likes best.
 
 References
 ----------
@@ -44,9 +44,9 @@ from tacit.nn.bins import Bins
 from tacit.spaces import Images, Space, Vectors
 
 # What `bins=None` and `smoothing=None` choose from.
-_BINS = (2, 4, 8, 16, 32)
+_BINS = (2, 4, 8, 16, 32, 64)
 _SMOOTHINGS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-# Most levels of a pixel, or values of a column of whole numbers, that each have a cell of their own.
+# Most levels of a pixel, and most values of a column of whole numbers that each have a cell of their own.
 _CATEGORIES = 32
 # Largest table of a variable, and of one step of the elimination, as a power of two.
 _CELLS = 24
@@ -64,15 +64,15 @@ class BayesNet(Model):
     """A Bayesian network over pixels or the columns of a table; variables go by their number, from 0.
 
     Args:
-        space: images, or rows of a table.
+        space: images of few levels, or rows of a table.
         edges: the graph as "parent>child", such as 0>2 1>2, instead of a structure that is found.
         structure: what is found: "tree" (Chow–Liu), "chain" (each given the one before), or "independent".
-        bins: cells of a real column, or of a pixel of many levels; None chooses on held-out rows.
+        bins: cells of each real column of a table; None chooses on held-out rows.
         smoothing: observations α added to each cell of a table; None chooses by the leave-one-out likelihood.
 
     Raises:
         TacitError: an edge is not of that form, names no column or closes a cycle, or a number is too small.
-        SpaceError: a variable has too many parents for a table.
+        SpaceError: the images have too many levels, or a variable too many parents for a table.
     """
 
     spaces: ClassVar = (Images, Vectors)
@@ -101,14 +101,17 @@ class BayesNet(Model):
             raise TacitError(f"smoothing is {smoothing}: give a small positive number")
         self.structure, self.smoothing = "given" if edges is not None else structure, smoothing
         nodes, levels = space.dimensions, space.levels
-        candidates: tuple[int, ...] = (bins,) if bins else _BINS
+        if levels and levels > _CATEGORIES:
+            raise SpaceError(
+                f"bayes-net takes images of at most {_CATEGORIES} levels, not {levels}: bring them to fewer, or take "
+                f"histogram or made"
+            )
+        if levels and bins:
+            raise TacitError(f"bins is {bins}, which is for real columns, not for {space.kind}: leave it out")
+        self.candidates = (levels,) if levels else (bins,) if bins else _BINS
+        self.bins = Bins(nodes, levels or max(*self.candidates, _CATEGORIES))
         if levels:
-            whole = bins is None and levels <= _CATEGORIES
-            candidates = (levels,) if whole else tuple(min(c, levels) for c in candidates)
-        self.candidates = candidates
-        self.bins = Bins(nodes, max(*self.candidates, 1 if levels else _CATEGORIES))
-        if levels:
-            self.bins.cut_levels(levels, max(self.candidates))
+            self.bins.cut_whole(slice(None), levels)
 
         if edges is not None:
             parents = _parsed(edges, nodes)
@@ -224,30 +227,28 @@ class BayesNet(Model):
                 self._learn(train, cells)
                 parts = [self.log_prob(valid[index].to(self.device)).double() for index in valid.ordered(_ROWS)]
                 score = torch.cat(parts).mean().item()
-                # Beyond the best number of cells the likelihood only falls; and categories leave nothing to choose.
+                # Beyond the best number of cells the likelihood only falls.
                 if score <= best:
                     break
                 best, chosen = score, cells
-                if time.monotonic() > end or (isinstance(self.space, Vectors) and bool(self.bins.whole.all())):
+                if time.monotonic() > end or bool(self.bins.whole.all()):
                     break
         self._learn(data, chosen)
 
     def _learn(self, data: Dataset, cells: int) -> None:
         """Cut, find the structure, count, smooth."""
-        if self.space.levels:
-            self.bins.cut_levels(self.space.levels, cells)
-        else:
+        if isinstance(self.space, Vectors):
             self.bins.cut_by_rank(data.observations(_CUT_ROWS), cells, _CATEGORIES)
         if self.structure == "tree" and self.space.dimensions > 1:
             most = int(_WORK / (self.space.dimensions * max(self._levels())) ** 2)
-            rows = data.observations(max(most, _FEWEST)).flatten(1)
-            found = torch.cat([self.bins.index(part.to(self.device)).to(torch.int16) for part in rows.split(_ROWS)])
+            rows = data.observations(max(most, _FEWEST))
+            found = torch.cat([self._cells(part.to(self.device)).to(torch.int16) for part in rows.split(_ROWS)])
             self.parent.copy_(_spanning_tree(_mutual_information(found, max(self._levels())))[:, None])
         self._lay_out()
 
         count = torch.zeros_like(self.log_table, dtype=torch.int64)
         for index in data.ordered(_ROWS):
-            number = self._number(self.bins.index(data[index].to(self.device).flatten(1)))
+            number = self._number(self._cells(data[index].to(self.device)))
             count += number.flatten().bincount(minlength=len(count))
         n = count.double()
         # The values of a variable given one state of its parents lie in a row: `row` is each cell's, `width` its cells.
@@ -266,6 +267,15 @@ class BayesNet(Model):
 
     # -- capabilities -------------------------------------------------------------------------------------------------
 
+    def _cells(self, x: Tensor) -> Tensor:
+        """The cell of each variable, (batch, nodes), int64."""
+        return x.flatten(1).long() if self.space.levels else self.bins.index(x)
+
+    def _observation(self, cells: Tensor) -> Tensor:
+        """Observations, (batch, *shape), from the cells of their variables."""
+        x = cells if self.space.levels else self.bins.draw(cells)
+        return x.view(len(cells), *self.space.shape).to(self.space.torch_dtype)
+
     def _number(self, cells: Tensor) -> Tensor:
         """Where each variable's probability stands among all tables, (batch, nodes)."""
         number = self.offset + cells
@@ -280,9 +290,11 @@ class BayesNet(Model):
         Raises:
             SpaceError: `x` is not of the space.
         """
-        x = self.space.check_values(x).flatten(1)
-        cells = self.bins.index(x)
-        return (self.log_table[self._number(cells)] + self.bins.log_density(x, cells)).sum(1).float()
+        cells = self._cells(self.space.check_values(x))
+        log_prob = self.log_table[self._number(cells)]
+        if isinstance(self.space, Vectors):
+            log_prob = log_prob + self.bins.log_density(x, cells)
+        return log_prob.sum(1).float()
 
     @torch.no_grad()
     def sample(self, count: int, *, temperature: float = 1.0) -> Tensor:
@@ -297,7 +309,7 @@ class BayesNet(Model):
             start = self.offset[node] + (cells[:, parents[node]] * self.stride[node, : len(parents[node])]).sum(1)
             logits = self.log_table[start[:, None] + torch.arange(levels[node], device=self.device)]
             cells[:, node] = draw_cells(logits, temperature)[:, 0]
-        return self.bins.draw(cells).view(count, *self.space.shape).to(self.space.torch_dtype)
+        return self._observation(cells)
 
     @torch.no_grad()
     def complete(self, x: Tensor, known: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -314,8 +326,8 @@ class BayesNet(Model):
                 network is too dense for an exact draw.
         """
         check_known(known, self.space)
-        given = self.space.check_values(torch.where(known.to(x.device), x, 0)).flatten(1)
-        cells, unknown = self.bins.index(given), (~known.flatten()).nonzero()[:, 0].tolist()
+        cells = self._cells(self.space.check_values(torch.where(known.to(x.device), x, 0)))
+        unknown = (~known.flatten()).nonzero()[:, 0].tolist()
         every = set(range(len(self.parent)))
         order, rows = self._order(every, set(unknown), set(unknown))
         for part in cells.split(rows):
@@ -327,8 +339,7 @@ class BayesNet(Model):
                 log = log.movedim(axis + 1, -1).expand(len(part), *log.shape[1 : axis + 1], *log.shape[axis + 2 :], -1)
                 row = torch.arange(len(part), device=part.device)
                 part[:, v] = draw_cells(log[(row, *part[:, others].unbind(1))], temperature)[:, 0]
-        drawn = self.bins.draw(cells).view(x.shape).to(x.dtype)
-        return torch.where(known.to(x.device), x, drawn)
+        return torch.where(known.to(x.device), x, self._observation(cells))
 
     @torch.no_grad()
     def query(self, variables: int | tuple[int, ...], evidence: Mapping[int, float] | None = None) -> Tensor:

@@ -51,6 +51,7 @@ class CharRNN(Sequential):
 
     spaces = (Tokens, Images)
     recipe = Recipe(batch_size=64, learning_rate=2e-3, schedule="cosine", clip=1.0)
+    appetite = 5.0
 
     carried: Tensor
     last: Tensor

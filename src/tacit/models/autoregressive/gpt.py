@@ -63,6 +63,7 @@ class GPT(Sequential):
     recipe = Recipe(
         batch_size=32, learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=0.1, schedule="cosine", warmup=100, clip=1.0
     )
+    appetite = 5.0
 
     orders: Tensor
 

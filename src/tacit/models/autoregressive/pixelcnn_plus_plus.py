@@ -51,6 +51,7 @@ from tacit.nn.shifted import (
     DownShiftedUpsample2d,
     GatedResidual,
     PixelCache,
+    Pointwise,
     RowCache,
     with_ones,
 )
@@ -75,6 +76,7 @@ class PixelCNNPlusPlus(Pixelwise):
 
     spaces = (Images,)
     recipe = Recipe(batch_size=16, learning_rate=2e-3, schedule="cosine", warmup=200, clip=1.0, ema=0.999)
+    appetite = 5.0
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class PixelCNNPlusPlus(Pixelwise):
         for _ in range(resolutions):
             level = Level(features, blocks, dropout, lambda: self.label_embedding(2 * features), level)
         self.level = cast(Level, level)
-        self.output = nn.Conv2d(features, self.head.parameters, 1)
+        self.output = Pointwise(features, self.head.parameters)
 
     def hidden(self, entries: Tensor, label: Tensor | None) -> Tensor:
         """Stream ul at the end, (batch, features, height, width)."""

@@ -43,6 +43,7 @@ from tacit.nn.shifted import (
     DownShiftedConv2d,
     GatedResidual,
     PixelCache,
+    Pointwise,
     RowCache,
     with_ones,
 )
@@ -68,6 +69,7 @@ class PixelSNAIL(Pixelwise):
 
     spaces = (Images,)
     recipe = Recipe(batch_size=16, learning_rate=2e-3, schedule="cosine", warmup=200, clip=1.0, ema=0.999)
+    appetite = 5.0
 
     places: Tensor
 
@@ -104,7 +106,7 @@ class PixelSNAIL(Pixelwise):
                 for _ in range(blocks)
             ]
             self.layers.append(Layer(convolutions, Attention(features, channels, keys, dropout)))
-        self.output = nn.Conv2d(features, self.head.parameters, 1)
+        self.output = Pointwise(features, self.head.parameters)
 
     def hidden(self, entries: Tensor, label: Tensor | None) -> Tensor:
         """Features after the last layer, (batch, features, height, width)."""
@@ -153,11 +155,10 @@ class Attention(nn.Module):
 
     def __init__(self, features: int, channels: int, keys: int, dropout: float):
         super().__init__()
-        pointwise = functools.partial(nn.Conv2d, kernel_size=1)
         content, question = features + channels + 2, features + 2
-        self.content = nn.Sequential(GatedResidual(pointwise, content, 0, dropout), pointwise(content, 2 * keys))
-        self.question = nn.Sequential(GatedResidual(pointwise, question, 0, dropout), pointwise(question, keys))
-        self.merge = GatedResidual(pointwise, features, keys, dropout)
+        self.content = nn.Sequential(GatedResidual(Pointwise, content, 0, dropout), Pointwise(content, 2 * keys))
+        self.question = nn.Sequential(GatedResidual(Pointwise, question, 0, dropout), Pointwise(question, keys))
+        self.merge = GatedResidual(Pointwise, features, keys, dropout)
 
     def queries(self, h: Tensor, places: Tensor) -> Tensor:
         """(batch, features, height, width), (batch, 2, height, width) -> (batch, keys, height, width)."""
@@ -187,7 +188,7 @@ class LayerState:
             )
             for block in cast("list[GatedResidual]", layer.convolutions)
         ]
-        output = cast(nn.Conv2d, self.attention.question[1])
+        output = cast(Pointwise, self.attention.question[1])
         # The nought, and every pixel but the last, which nothing follows.
         self.keys, self.values = output.weight.new_zeros(2, count, size[0] * size[1], output.out_channels)
 

@@ -52,6 +52,7 @@ class TCN(Symbols):
 
     spaces = (Tokens, Images, Waveform)
     recipe = Recipe(batch_size=16, learning_rate=2e-3, schedule="cosine", warmup=200, clip=1.0, ema=0.999)
+    appetite = 5.0
 
     def __init__(
         self,

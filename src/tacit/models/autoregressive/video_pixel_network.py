@@ -64,6 +64,7 @@ class VideoPixelNetwork(Pixelwise):
 
     spaces = (Video,)
     recipe = Recipe(batch_size=16, learning_rate=2e-3, schedule="cosine", warmup=50, clip=1.0, ema=0.99)
+    appetite = 5.0
 
     def __init__(
         self,
