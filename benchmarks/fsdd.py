@@ -36,9 +36,9 @@ LONGEST = 20_000
 LENGTH, STRIDE = 1024, 256
 SMOOTHING = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 RECIPE: dict[str, Any] = {
-    "steps": 3000,
-    "batch_size": 8,
-    "learning_rate": 3e-3,
+    "steps": 4500,
+    "batch_size": 4,
+    "learning_rate": 6e-3,
     "features": 32,
     "skip_features": 128,
     "dilations": (1, 2, 4, 8, 16, 32, 64, 128, 256),

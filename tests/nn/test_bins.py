@@ -28,10 +28,7 @@ def rows(count: int) -> Tensor:
 
 def cut(x: Tensor, how: str) -> Bins:
     bins = Bins(x.shape[1], 32)
-    if how == "equally":
-        bins.cut_equally(x, 12)
-    else:
-        bins.cut_by_rank(x, 12, 32)
+    bins.cut(x, 12, by_rank=how == "by rank", categories=32 if how == "by rank" else 0)
     return bins
 
 
@@ -107,7 +104,7 @@ def test_few_whole_numbers_are_categories() -> None:
 
 def test_one_more_row_lies_beyond_with_the_chance_of_ranks() -> None:
     bins = Bins(1, 4)
-    bins.cut_equally(torch.arange(40.0)[:, None], 4)
+    bins.cut(torch.arange(40.0)[:, None], 4, by_rank=False)
     assert bins.beyond.tolist() == [[1 / 11, 1 / 11]]
     # The end itself is inside; one row leaves a density, too.
     assert bins.index(torch.tensor([[39.0]])).item() == 3
@@ -115,7 +112,7 @@ def test_one_more_row_lies_beyond_with_the_chance_of_ranks() -> None:
         math.log(10 / 11) - math.log(39 / 4)
     )
     alone = Bins(1, 4)
-    alone.cut_by_rank(torch.tensor([[0.3]]), 4, 32)
+    alone.cut(torch.tensor([[0.3]]), 4, by_rank=True, categories=32)
     assert alone.log_density(torch.tensor([[0.3]]), torch.zeros(1, 1, dtype=torch.int64)).isfinite().all()
 
 

@@ -21,7 +21,7 @@ _MOST_BEYOND = 0.25
 
 
 class Bins(nn.Module):
-    """Cells of each feature, as one of the methods `cut_…` leaves them; one cell around 0 before.
+    """Cells of each feature, as `cut` or `cut_whole` leaves them; one cell around 0 before.
 
     Args:
         features: columns of an observation laid flat.
@@ -52,31 +52,35 @@ class Bins(nn.Module):
         """A feature, or all of them, of the categories {0, …, cells − 1}, and nothing beyond them."""
         self._set(feature, torch.arange(cells + 1) - 0.5, whole=True)
 
-    def cut_equally(self, x: Tensor, cells: int) -> None:
-        """Cells of equal width from the smallest to the largest of each column of `x`, (rows, features)."""
-        for feature, column in enumerate(x.double().cpu().unbind(1)):
-            low, high = _range(column)
-            self._set(feature, torch.linspace(low, high, cells + 1, dtype=torch.float64), whole=False)
-        self._look_beyond(x)
+    def cut(self, x: Tensor, cells: int, *, by_rank: bool, categories: int = 0) -> None:
+        """Cut each column of `x`, (rows, features), from its smallest to its largest value.
 
-    def cut_by_rank(self, x: Tensor, cells: int, categories: int) -> None:
-        """Cells that hold equally many of `x`, (rows, features), fewer where values repeat.
-
-        A column of whole numbers that span no more than `categories` has a cell for each of them instead.
+        Args:
+            x: what was seen.
+            cells: of a feature; fewer by rank where values repeat.
+            by_rank: cells that hold equally many rows, instead of cells of equal width.
+            categories: a column of whole numbers that span no more than this has a cell for each of them instead.
         """
         for feature, column in enumerate(x.double().cpu().unbind(1)):
             column = column.sort().values
-            low, high = _range(column)
-            whole = bool((column == column.round()).all() and column[-1] - column[0] < categories)
+            first, last = column[0].item(), column[-1].item()
+            whole = last - first < categories and bool((column == column.round()).all())
+            # One that never changes is given a range of width 1.
+            low, high = (first - 0.5, last + 0.5) if whole or first == last else (first, last)
             if whole:
-                edge = torch.arange(column[0].item(), column[-1].item() + 2, dtype=torch.float64) - 0.5
-            else:
+                edge = torch.arange(low, high + 1, dtype=torch.float64)
+            elif by_rank:
                 at = torch.arange(1, cells) * len(column) // cells
                 inner = (column[at] + column[(at - 1).clamp(min=0)]) / 2
                 inner = inner[(inner > low) & (inner < high)].unique_consecutive()
                 edge = torch.cat((inner.new_tensor([low]), inner, inner.new_tensor([high])))
+            else:
+                edge = torch.linspace(low, high, cells + 1, dtype=torch.float64)
             self._set(feature, edge, whole)
-        self._look_beyond(x)
+        index = self.index(x.to(self.edge.device))
+        rows = torch.stack([(index == 0).sum(0), (index == self.cells - 1).sum(0)], 1)
+        share = 1 / (rows + 1).double()
+        self.beyond.copy_(torch.where(self.whole[:, None], share.square(), share).clamp(max=_MOST_BEYOND))
 
     def _set(self, feature: int | slice, edge: Tensor, whole: bool) -> None:
         self.edge[feature] = torch.inf
@@ -85,13 +89,6 @@ class Bins(nn.Module):
         self.whole[feature] = whole
         self.beyond[feature] = 0.0
         self.scale[feature] = (edge[-1] - edge[0]) / 2
-
-    def _look_beyond(self, x: Tensor) -> None:
-        """Take ε from the rows in the first and in the last cells."""
-        index = self.index(x.to(self.edge.device))
-        rows = torch.stack([(index == 0).sum(0), (index == self.cells - 1).sum(0)], 1)
-        share = 1 / (rows + 1).double()
-        self.beyond.copy_(torch.where(self.whole[:, None], share.square(), share).clamp(max=_MOST_BEYOND))
 
     # -- values to cells and back -------------------------------------------------------------------------------------
 
@@ -134,9 +131,3 @@ class Bins(nn.Module):
         """The middle of each cell of a feature, (cells,): the number itself where a cell holds one whole number."""
         edge = self.edge[feature, : int(self.cells[feature]) + 1]
         return (edge[:-1] + edge[1:]) / 2
-
-
-def _range(column: Tensor) -> tuple[float, float]:
-    """The smallest and the largest value; of one that never changes a range of width 1 around it."""
-    low, high = column.min().item(), column.max().item()
-    return (low, high) if low < high else (low - 0.5, high + 0.5)

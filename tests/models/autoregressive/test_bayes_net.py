@@ -328,6 +328,13 @@ def test_constant_columns_and_very_few_rows() -> None:
     assert fitted(Dataset(Vectors(3), x[:1])).log_prob(x[:1]).isfinite().all()
 
 
+def test_a_single_variable() -> None:
+    x = torch.randn(100, 1)
+    assert fitted(Dataset(Vectors(1), x)).log_prob(x).mean().item() == pytest.approx(-1.4, abs=0.3)
+    pixel = Dataset(Images(1, 1, 1, 2), (x[:, :, None, None] > 0).to(torch.uint8))
+    assert fitted(pixel).log_prob(pixel.x).mean().item() == pytest.approx(-math.log(2), abs=0.05)
+
+
 # -- runs and errors ---------------------------------------------------------------------------------------------------
 
 

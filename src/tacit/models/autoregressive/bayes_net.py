@@ -9,9 +9,9 @@ has the greatest likelihood of all trees, which is the maximum spanning tree und
 & Liu 1968); or a chain, each entry given the one before it; or it has no edges. α, unless it is given, has the greatest
 leave-one-out likelihood, which the counts give in closed form: a row left out takes one from n_d(k, π) and n_d(π).
 
-Columns of a table that hold few different whole numbers are categories; others are cut into cells of equal numbers of
-rows, within which they are uniform, with exponential tails (`tacit.nn.bins`). How many cells there are, unless it is
-given, is what a fifth of the rows, held out, likes best.
+Columns of a table that hold few different whole numbers are categories; others are cut into cells within which they are
+uniform, with exponential tails (`tacit.nn.bins`). Whether cells have equal widths or hold equally many rows, and how
+many there are, unless that is given, is what a fifth of the rows, held out, likes best.
 
 References
 ----------
@@ -108,7 +108,7 @@ class BayesNet(Model):
             )
         if levels and bins:
             raise TacitError(f"bins is {bins}, which is for real columns, not for {space.kind}: leave it out")
-        self.candidates = (levels,) if levels else (bins,) if bins else _BINS
+        self.candidates = (bins,) if bins else _BINS
         self.bins = Bins(nodes, levels or max(*self.candidates, _CATEGORIES))
         if levels:
             self.bins.cut_whole(slice(None), levels)
@@ -216,29 +216,38 @@ class BayesNet(Model):
 
     @torch.no_grad()
     def fit_exactly(self, data: Dataset, seconds: float = math.inf) -> None:
-        """Find the structure, count, and choose what was not given, on held-out rows as long as there is time."""
-        end, chosen = time.monotonic() + seconds, self.candidates[0]
-        if len(self.candidates) > 1 and len(data) > 1:
-            order = torch.randperm(len(data))
-            held_out = max(1, len(data) // 5)
-            train, valid = data.take(order[held_out:]), data.take(order[:held_out])
-            best = -math.inf
+        """Find the structure and count; cells of real columns are tried on held-out rows as long as there is time."""
+        cut = self._best_cut(data, time.monotonic() + seconds) if isinstance(self.space, Vectors) else (0, False)
+        self._learn(data, *cut)
+
+    def _best_cut(self, data: Dataset, end: float) -> tuple[int, bool]:
+        """How many cells real columns are best cut into, and whether by rank, by the likelihood of held-out rows."""
+        order, held_out = torch.randperm(len(data)), len(data) // 5
+        best, chosen = -math.inf, (self.candidates[0], True)
+        if held_out == 0:
+            return chosen
+        train, valid = data.take(order[held_out:]), data.take(order[:held_out])
+        for by_rank in (True, False):
+            before = -math.inf
             for cells in self.candidates:
-                self._learn(train, cells)
+                # Where all columns are categories there is nothing to choose.
+                if best > -math.inf and (time.monotonic() > end or bool(self.bins.whole.all())):
+                    return chosen
+                self._learn(train, cells, by_rank)
                 parts = [self.log_prob(valid[index].to(self.device)).double() for index in valid.ordered(_ROWS)]
                 score = torch.cat(parts).mean().item()
+                if score > best:
+                    best, chosen = score, (cells, by_rank)
                 # Beyond the best number of cells the likelihood only falls.
-                if score <= best:
+                if score <= before:
                     break
-                best, chosen = score, cells
-                if time.monotonic() > end or bool(self.bins.whole.all()):
-                    break
-        self._learn(data, chosen)
+                before = score
+        return chosen
 
-    def _learn(self, data: Dataset, cells: int) -> None:
-        """Cut, find the structure, count, smooth."""
+    def _learn(self, data: Dataset, cells: int, by_rank: bool) -> None:
+        """Cut real columns into so many cells, find the structure, count, smooth."""
         if isinstance(self.space, Vectors):
-            self.bins.cut_by_rank(data.observations(_CUT_ROWS), cells, _CATEGORIES)
+            self.bins.cut(data.observations(_CUT_ROWS), cells, by_rank=by_rank, categories=_CATEGORIES)
         if self.structure == "tree" and self.space.dimensions > 1:
             most = int(_WORK / (self.space.dimensions * max(self._levels())) ** 2)
             rows = data.observations(max(most, _FEWEST))

@@ -75,7 +75,7 @@ class Bivariate(Model):
 
     def adapt(self, data: Dataset) -> None:
         """Cut both features over the range of the data."""
-        self.bins.cut_equally(data.observations(_ROWS), len(self.first))
+        self.bins.cut(data.observations(_ROWS), len(self.first), by_rank=False)
 
     # -- the two factors ----------------------------------------------------------------------------------------------
 
