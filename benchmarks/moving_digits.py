@@ -7,6 +7,8 @@ the first two all but determine: what is left is the model's own. Independent fr
 context, trained by the same recipe, which was chosen on the validation clips. (The paper's baseline is another: it
 keeps the context and takes a frame's pixels for independent.)
 
+An interrupted run goes on where it stopped when the same command is given again; a finished one is measured again.
+
     python benchmarks/moving_digits.py
 """
 
@@ -22,6 +24,7 @@ import tyro
 
 import tacit
 from record import fit, record
+from tacit.tasks.resume import resume
 
 STEPS = 2500
 RECIPE: dict[str, Any] = {
@@ -53,10 +56,14 @@ def main(*, steps: int = STEPS, threads: int = 1, seed: int = 0, out: Path = Pat
     for context in (False, True):
         started = time.perf_counter()
         name = "context" if context else "independent-frames"
-        run = fit(
-            "video-pixel-network", data, context=context, steps=steps, seed=seed, out=out / name, pictures=0, **RECIPE
-        )
-        trained = time.perf_counter() - started
+        if (out / name / "run.json").exists():
+            run = resume(out / name)
+            if run.record["status"] == "interrupted":
+                raise SystemExit(f"interrupted at step {run.record['step']}: the same command goes on from there")
+        else:
+            arguments = {"context": context, "steps": steps, "seed": seed, **RECIPE}
+            run = fit("video-pixel-network", data, out=out / name, pictures=0, **arguments)
+        before = run.record["seconds"] - (time.perf_counter() - started)  # what earlier commands trained
         with torch.no_grad():
             nats = -torch.cat([run.model.frame_log_prob(x) for x in test.split(50)]).double()
         print(f"{name}, by frame: {', '.join(f'{value:.2f}' for value in nats.mean(0).tolist())}")
@@ -74,9 +81,10 @@ def main(*, steps: int = STEPS, threads: int = 1, seed: int = 0, out: Path = Pat
                 uncertainty=of.mean(1).std().item() / math.sqrt(len(of)),
                 reference={"value": floor[metric], "source": "independent frames, this run"} if context else None,
                 seed=seed,
-                seconds=time.perf_counter() - started,
+                seconds=time.perf_counter() - started + max(0.0, before),
                 note=(
-                    f"{run.record['arguments']}; {steps} steps of {RECIPE['batch_size']} clips, {trained:.0f} seconds; "
+                    f"{run.record['arguments']}; {run.record['step']} steps of "
+                    f"{run.record['plan']['recipe']['batch_size']} clips, {run.record['seconds']:.0f} seconds; "
                     "uncertainty is the standard error over test clips"
                 ),
             )

@@ -1,4 +1,4 @@
-"""Samples as a picture: a grid of images, film strips or a film, a scatter of points, lines of text, curves of sound."""
+"""Samples as a picture: a grid of images, film strips or films, a scatter of points, lines of text, curves of sound."""
 
 from __future__ import annotations
 

@@ -141,6 +141,7 @@ class BayesNet(Model):
     def _lay_out(self) -> None:
         """Uniform tables of the sizes that the parents and the numbers of cells ask for."""
         levels, start, log_tables = self._levels(), 0, []
+        self.stride.zero_()
         for node, parents in enumerate(self.parents):
             sizes = [levels[p] for p in (*parents, node)]
             if sum(map(math.log2, sizes)) > _CELLS:
@@ -217,8 +218,7 @@ class BayesNet(Model):
     @torch.no_grad()
     def fit_exactly(self, data: Dataset, seconds: float = math.inf) -> None:
         """Find the structure and count; cells of real columns are tried on held-out rows as long as there is time."""
-        cut = self._best_cut(data, time.monotonic() + seconds) if isinstance(self.space, Vectors) else (0, False)
-        self._learn(data, *cut)
+        self._learn(data, self._best_cut(data, time.monotonic() + seconds) if isinstance(self.space, Vectors) else None)
 
     def _best_cut(self, data: Dataset, end: float) -> tuple[int, bool]:
         """How many cells real columns are best cut into, and whether by rank, by the likelihood of held-out rows."""
@@ -233,7 +233,7 @@ class BayesNet(Model):
                 # Where all columns are categories there is nothing to choose.
                 if best > -math.inf and (time.monotonic() > end or bool(self.bins.whole.all())):
                     return chosen
-                self._learn(train, cells, by_rank)
+                self._learn(train, (cells, by_rank))
                 parts = [self.log_prob(valid[index].to(self.device)).double() for index in valid.ordered(_ROWS)]
                 score = torch.cat(parts).mean().item()
                 if score > best:
@@ -244,10 +244,10 @@ class BayesNet(Model):
                 before = score
         return chosen
 
-    def _learn(self, data: Dataset, cells: int, by_rank: bool) -> None:
-        """Cut real columns into so many cells, find the structure, count, smooth."""
-        if isinstance(self.space, Vectors):
-            self.bins.cut(data.observations(_CUT_ROWS), cells, by_rank=by_rank, categories=_CATEGORIES)
+    def _learn(self, data: Dataset, cut: tuple[int, bool] | None) -> None:
+        """Cut real columns into so many cells, by rank or not; find the structure, count, smooth."""
+        if cut is not None:
+            self.bins.cut(data.observations(_CUT_ROWS), cut[0], by_rank=cut[1], categories=_CATEGORIES)
         if self.structure == "tree" and self.space.dimensions > 1:
             most = int(_WORK / (self.space.dimensions * max(self._levels())) ** 2)
             rows = data.observations(max(most, _FEWEST))
@@ -261,11 +261,11 @@ class BayesNet(Model):
             count += number.flatten().bincount(minlength=len(count))
         n = count.double()
         # The values of a variable given one state of its parents lie in a row: `row` is each cell's, `width` its cells.
-        cut, ends = self.bins.cells, torch.cat((self.offset[1:], self.offset.new_tensor([len(n)])))
-        cut_of_row = cut.repeat_interleave((ends - self.offset) // cut)
-        row = torch.arange(len(cut_of_row), device=n.device).repeat_interleave(cut_of_row)
-        width = cut_of_row[row].double()
-        total = torch.zeros(len(cut_of_row), dtype=n.dtype, device=n.device).index_add_(0, row, n)[row]
+        levels, ends = self.bins.cells, torch.cat((self.offset[1:], self.offset.new_tensor([len(n)])))
+        in_row = levels.repeat_interleave((ends - self.offset) // levels)
+        row = torch.arange(len(in_row), device=n.device).repeat_interleave(in_row)
+        width = in_row[row].double()
+        total = torch.zeros(len(in_row), dtype=n.dtype, device=n.device).index_add_(0, row, n)[row]
 
         def left_out(alpha: float) -> float:
             seen = n > 0

@@ -1,4 +1,4 @@
-"""GPT: a transformer under a causal mask, over the characters of a text or the pixels of an image, in any order.
+"""GPT: a causal transformer over the characters of a text or the pixels of an image, in any order.
 
 p(x) = ∏_t p(x_{o(t)} | x_{o(1)}, …, x_{o(t−1)}) for an order o of the entries. The network is GPT-2's: an embedding of
 the entry drawn last plus one of the place to be drawn next, layers of

@@ -242,9 +242,8 @@ class ParallelMultiscale(Autoregressive):
             pixels, given = x[group.site], known[group.site[1:]]
             for c in range(self.space.shape[0]):
                 own = scaled(pixels, levels)
-                parameters = group.readout(group.coloured(h, torch.cat([own, own]) if guidance else own))[
-                    :, :, c
-                ].float()
+                coloured = group.coloured(h, torch.cat([own, own]) if guidance else own)
+                parameters = group.readout(coloured)[:, :, c].float()
                 if guidance:
                     conditional, unconditional = parameters.chunk(2)
                     drawn = guided(self.head, conditional, unconditional, guidance, temperature)

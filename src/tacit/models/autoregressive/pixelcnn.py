@@ -1,4 +1,4 @@
-"""PixelCNN: pixel after pixel, each seen through masked convolutions by those above and to the left of it.
+"""PixelCNN: pixel after pixel, each given those above and to the left of it by masked convolutions.
 
 p(x) = ∏_i p(x_i | x_<i), the pixels row by row and a pixel's colours one after the other; every conditional is a
 softmax over all levels (a Bernoulli for binary images). A masked convolution of k × k multiplies the rows above, the
