@@ -21,7 +21,13 @@ import tyro
 import tacit
 from record import fit, record
 
-RECIPE: dict[str, Any] = {"features": 32, "blocks": 1, "batch_size": 16, "learning_rate": 2e-3, "validate_every": 10_000}
+RECIPE: dict[str, Any] = {
+    "features": 32,
+    "blocks": 1,
+    "batch_size": 16,
+    "learning_rate": 2e-3,
+    "validate_every": 10_000,
+}
 
 
 def main(minutes: float = 60.0, threads: int = 2, seed: int = 0, out: Path | None = None) -> None:

@@ -11,12 +11,13 @@ without padding; it then reads a test recording as one sequence, however long. I
 recordings, and so were both tables' smoothing constants.
 
 The likelihood of the 16-bit samples is p(code) over the number of samples that share it: its bits are in the note.
+
+An interrupted run goes on where it stopped when the same command is given again; a finished one is measured again.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ import tyro
 from torch import Tensor
 
 import tacit
-from record import fit, record
+from record import record
 from tacit.data import Dataset
 from tacit.nn.mulaw import CODES, MuLaw
 from tacit.spaces import Waveform
+from tacit.tasks.resume import resume
 
 # Longer than any recording: rows are whole ones.
 LONGEST = 20_000
@@ -110,11 +112,13 @@ def main(*, steps: int | None = None, seed: int = 0, test: bool = True, out: Pat
     space = Waveform(LENGTH, RATE)
     official = {name: Dataset(space, windows(part)) for name, part in (("valid", valid), ("test", held_out))}
     cut = Dataset(space, windows(train), name="fsdd-windows", official=official)
-    started = time.perf_counter()
     recipe = RECIPE | ({} if steps is None else {"steps": steps})
-    run = fit("wavenet", cut, seed=seed, out=out or Path("runs") / "fsdd-wavenet", pictures=0, **recipe)
-    seconds = time.perf_counter() - started
-    model = run.model
+    out = out or Path("runs") / "fsdd-wavenet"
+    resumed = (out / "run.json").exists()
+    run = resume(out, cut) if resumed else tacit.fit("wavenet", cut, seed=seed, out=out, pictures=0, **recipe)
+    if run.record["status"] == "interrupted":
+        raise SystemExit(f"interrupted at step {run.record['step']}: the same command goes on from there")
+    model, seconds = run.model, run.record["seconds"]
 
     @torch.no_grad()
     def wavenet(c: Tensor) -> Tensor:
@@ -160,7 +164,7 @@ def main(*, steps: int | None = None, seed: int = 0, test: bool = True, out: Pat
             "source": "an order-1 Markov table of the same codes (this benchmark)",
         },
         seed=seed,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         note=(
             f"256 μ-law codes, unconditional; {recipe}; {seconds:.0f} seconds of training, one thread; the same "
             f"likelihood of the 16-bit samples is {value + within:.3f} bits; {on}"

@@ -191,6 +191,7 @@ def test_the_same_seed_learns_the_same_and_saved_it_gives_the_same_numbers(name,
 
 @cases(learns=True)
 def test_bfloat16_does_not_break_it(name, data, tmp_path):
+    build(name, DATA[data])
     options = {"steps": 2, "batch_size": 16, "pictures": 0, "quiet": True, "precision": "bfloat16"}
     run = fit(name, DATA[data], out=tmp_path / "run", **options)
     assert all(torch.isfinite(p).all() for p in run.model.parameters())

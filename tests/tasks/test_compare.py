@@ -307,7 +307,7 @@ def test_models_that_need_longer_are_left_out_of_a_short_comparison():
     short, long = ({e.name for e in affordable(every, minutes, 784)} for minutes in (3.0, 10_000.0))
     assert long == {e.name for e in every}
     assert "made" in short and "pixelcnn" not in short
-    needs = sorted(catalogue.load(name).appetite for name in short)
+    needs = sorted(module.catalogue.load(name).appetite for name in short)
     assert all(need * len(short) <= 3.0 or need == 0 for need in needs)
 
 

@@ -124,27 +124,25 @@ class FisherScore:
 
 
 class Projection(nn.Module):
-    """Sums of `features` groups of entries, as nearly equal as can be, with random signs.
+    """Sums with random signs: entries i, i + features, i + 2 · features, … make one feature.
 
     Args:
         length: entries.
-        features: groups.
-        seed: of the groups and the signs.
+        features: what they become.
+        seed: of the signs.
     """
 
-    order: Tensor
     signs: Tensor
 
     def __init__(self, length: int, features: int, seed: int):
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
         self.features = features
-        self.register_buffer("order", torch.randperm(length, generator=generator))
+        generator = torch.Generator().manual_seed(seed)
         self.register_buffer("signs", torch.randint(2, (length,), generator=generator) * 2.0 - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, length) -> (batch, features)."""
-        x = F.pad((x * self.signs)[:, self.order], (0, -x.shape[1] % self.features))
+        x = F.pad(x * self.signs, (0, -x.shape[1] % self.features))
         return x.view(len(x), -1, self.features).sum(1)
 
 
@@ -198,7 +196,8 @@ def scores(model: Model, x: Tensor, names: tuple[str, ...], how: Literal["vmap",
 
 
 def _at_once(model: Model, x: Tensor, names: tuple[str, ...]) -> Tensor:
-    density, named = _Density(model), dict(model.named_parameters())
+    density = _Density(model)
+    named: dict[str, Tensor] = dict(model.named_parameters())
 
     def log_prob(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
         return functional_call(density, parameters, (row[None],))[0]

@@ -23,7 +23,18 @@ from torch.nn import functional as F
 from tacit.nn import noise
 
 
-class ShiftedConv2d(nn.Conv2d):
+class _UnitVariance(nn.Module):
+    """Weights that give inputs of variance 1 outputs of variance 1: about where weight normalisation would start."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def reset_parameters(self) -> None:
+        nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+        nn.init.zeros_(cast(Tensor, self.bias))
+
+
+class ShiftedConv2d(_UnitVariance, nn.Conv2d):
     """A convolution over an image that is padded by (left, right, top, bottom); below zero is cut off."""
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], stride: int, pad: tuple[int, int, int, int]):
@@ -75,7 +86,7 @@ class DownRightShiftedConv2d(ShiftedConv2d):
         )
 
 
-class DownShiftedUpsample2d(nn.ConvTranspose2d):
+class DownShiftedUpsample2d(_UnitVariance, nn.ConvTranspose2d):
     """Twice the size: a pixel feeds two rows from its own place on, and three columns around it."""
 
     def __init__(self, inputs: int, outputs: int):
@@ -86,7 +97,7 @@ class DownShiftedUpsample2d(nn.ConvTranspose2d):
         return super().forward(x)[:, :, : size[0], : size[1]]
 
 
-class DownRightShiftedUpsample2d(nn.ConvTranspose2d):
+class DownRightShiftedUpsample2d(_UnitVariance, nn.ConvTranspose2d):
     """Twice the size: a pixel feeds two rows and two columns from its own place on."""
 
     def __init__(self, inputs: int, outputs: int):
@@ -151,7 +162,7 @@ class GatedResidual(nn.Module):
         return h + F.glu(out, 1)
 
 
-class Pointwise(nn.Conv2d):
+class Pointwise(_UnitVariance, nn.Conv2d):
     """A 1 × 1 convolution as a matrix product, which on a CPU takes half the time."""
 
     def __init__(self, inputs: int, outputs: int):

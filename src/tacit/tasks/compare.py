@@ -223,6 +223,11 @@ def suits(entry: Entry, data: Dataset) -> bool:
     """Whether a model is compared on this kind of data unless others are asked for."""
     if data.space.kind not in entry.spaces or (entry.needs_labels and data.classes < 2):
         return False
+    cls = catalogue.load(entry.name)
+    try:
+        cls(data.space, **configure(entry.name, cls, data, {}))
+    except SpaceError:
+        return False  # as a table of 2^64 cells
     if isinstance(data.space, Tokens) and "density" in entry.capabilities:
         return data.space.vocabulary * data.space.length <= _MOST_OUTPUTS
     return True

@@ -256,7 +256,7 @@ def test_clear_errors(name, arguments, space):
         model.classify(x)
     with pytest.raises(TacitError, match="7 is not a class of the model: they are 0 to 2"):
         labelled.sample(2, label=7)
-    with pytest.raises(TacitError, match="guidance is 2.0"):
+    with pytest.raises(TacitError, match=r"guidance is 2\.0"):
         labelled.sample(2, label=1, guidance=2.0)
     with pytest.raises(TacitError, match="temperature is 0"):
         model.sample(2, temperature=0)

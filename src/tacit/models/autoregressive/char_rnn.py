@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,9 +85,8 @@ class CharRNN(Sequential):
         # The last value stands before the first entry.
         self.value = nn.Embedding((space.levels or 0) + 1, embedding)
         self.label = self.label_embedding(embedding)
-        kind = nn.LSTM if self.is_lstm else nn.GRU
         inputs = [embedding + self.places.shape[1]] + [features] * (layers - 1)
-        self.cells = nn.ModuleList(kind(size, features, batch_first=True) for size in inputs)
+        self.cells = nn.ModuleList(Layer(size, features, self.is_lstm) for size in inputs)
         self.output = nn.Linear(features, self.head.parameters)
         # Of each layer h, and c where it has one, after the last window of every lane; and its last character.
         self.register_buffer("carried", torch.zeros(layers, 1 + self.is_lstm, 0, features))
@@ -102,10 +101,11 @@ class CharRNN(Sequential):
             h = h + self.label(label)[:, None]
         h = torch.cat([h, self.places.expand(len(h), -1, -1)], 2) if len(self.places) else h
         after = []
-        for i, cell in enumerate(self.cells):
-            before = None if state is None else tuple(part[None] for part in state[i])
-            h, end = cell(h, before if before is None or self.is_lstm else before[0])
-            after.append(torch.cat(end) if self.is_lstm else end)
+        if state is None:
+            state = self.carried.new_zeros(*self.carried.shape[:2], len(h), self.carried.shape[3])
+        for cell, before in zip(self.cells, state, strict=True):
+            h, end = cell(h, before)
+            after.append(end)
             if self.training and self.dropout:
                 h = h * (noise.rand(*h.shape, device=h.device) >= self.dropout) / (1 - self.dropout)
         return h, torch.stack(after)
@@ -177,9 +177,8 @@ class CharRNN(Sequential):
             h = h + state.label
         if len(self.places):
             h = torch.cat([h, self.places[state.site].expand(len(h), -1)], 1)
-        for cell, layer in zip(self.cells, state.layers, strict=True):
-            weights = [parameter for _, parameter in cell.named_parameters()]
-            layer[:] = torch.lstm_cell(h, layer, *weights) if self.is_lstm else [torch.gru_cell(h, layer[0], *weights)]
+        for cell, layer in zip(cast("list[Layer]", self.cells), state.layers, strict=True):
+            layer[:] = cell.step(h, layer)
             h = layer[0]
         state.site += 1
         return self.output(h), state
@@ -193,6 +192,35 @@ class CharRNN(Sequential):
             found.append(self.head.log_prob(self.output(h)[0], part))
             before = int(part[-1])
         return torch.cat(found)
+
+
+class Layer(nn.Module):
+    """An LSTM or GRU, by torch's kernels: `nn.LSTM` itself breaks a compiler's graph.
+
+    States are (1 or 2, batch, features): h, and c of an LSTM.
+    """
+
+    def __init__(self, inputs: int, features: int, is_lstm: bool):
+        super().__init__()
+        self.is_lstm, gates, bound = is_lstm, (4 if is_lstm else 3) * features, features**-0.5
+        shapes = ((gates, inputs), (gates, features), (gates,), (gates,))
+        self.weights = nn.ParameterList(torch.empty(shape).uniform_(-bound, bound) for shape in shapes)
+
+    def forward(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of all sites, (batch, sites, features), of inputs (batch, sites, …), and the state at the end."""
+        # In full precision: many processors have no recurrent kernels of half of it.
+        with torch.autocast(x.device.type, enabled=False):
+            x, before, weights = x.float(), before.float(), list(self.weights)
+            if not self.is_lstm:
+                return torch.gru(x, before, weights, True, 1, 0.0, False, False, True)
+            out, h, c = torch.lstm(x, [part[None] for part in before], weights, True, 1, 0.0, False, False, True)
+            return out, torch.cat([h, c])
+
+    def step(self, x: Tensor, before: list[Tensor]) -> list[Tensor]:
+        """The state after one more input, (batch, …)."""
+        if self.is_lstm:
+            return list(torch.lstm_cell(x, before, *self.weights))
+        return [torch.gru_cell(x, before[0], *self.weights)]
 
 
 @dataclass

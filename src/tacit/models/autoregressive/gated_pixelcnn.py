@@ -1,4 +1,4 @@
-"""Gated PixelCNN: gated convolutions in two stacks, for the rows above and for the row; nothing is blind.
+"""Gated PixelCNN: gated convolutions in two stacks, one for the rows above; no pixel is out of sight.
 
 p(x) = ∏_i p(x_i | x_<i), the pixels row by row and a pixel's colours one after the other. The vertical stack v sees all
 rows above, in full width; the horizontal stack h sees its own row to the left and, at every layer, what v has found

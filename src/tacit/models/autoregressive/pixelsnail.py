@@ -125,6 +125,7 @@ class PixelSNAIL(Pixelwise):
     def adapt(self, data: Dataset) -> None:
         """Start every output at its colour's own marginal."""
         super().adapt(data)
+        nn.init.zeros_(self.output.weight)
         start_at_marginal(self.output, self, data)
 
     def init_state(self, count: int, label: Tensor | None) -> State:
