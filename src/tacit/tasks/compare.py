@@ -22,7 +22,7 @@ from tacit.data import Dataset, load
 from tacit.errors import SpaceError, TacitError
 from tacit.spaces import Images, Space, Tokens, Vectors
 from tacit.tasks.advice import Advice, advise
-from tacit.tasks.fit import fit
+from tacit.tasks.fit import configure, fit
 from tacit.tasks.measure import QUALITY, Figure, Judge, measure, sentence
 from tacit.tasks.report import write_page
 from tacit.tasks.run import Run
@@ -32,6 +32,8 @@ from tacit.training import checkpoint
 # Of each model's share of the budget: the rest is for measuring it.
 _TRAINING = 0.75
 # A model of text with more outputs than this for one window does not suit it: words in place of characters.
+# Entries of an observation beyond which networks are too large to be built for a question.
+_MOST_BUILT = 4096
 _MOST_OUTPUTS = 200_000
 
 
@@ -220,16 +222,21 @@ def affordable(entries: list[Entry], minutes: float, dimensions: int) -> list[En
 
 
 def suits(entry: Entry, data: Dataset) -> bool:
-    """Whether a model is compared on this kind of data unless others are asked for."""
+    """Whether a model is compared on this kind of data unless others are asked for.
+
+    Its constructor knows best what it cannot take, as a table of 2^64 cells.
+    """
     if data.space.kind not in entry.spaces or (entry.needs_labels and data.classes < 2):
         return False
+    if isinstance(data.space, Tokens) and "density" in entry.capabilities:
+        return data.space.vocabulary * data.space.length <= _MOST_OUTPUTS
+    if data.space.dimensions > _MOST_BUILT:
+        return True
     cls = catalogue.load(entry.name)
     try:
         cls(data.space, **configure(entry.name, cls, data, {}))
     except SpaceError:
-        return False  # as a table of 2^64 cells
-    if isinstance(data.space, Tokens) and "density" in entry.capabilities:
-        return data.space.vocabulary * data.space.length <= _MOST_OUTPUTS
+        return False
     return True
 
 

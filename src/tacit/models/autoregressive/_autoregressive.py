@@ -380,7 +380,7 @@ class Pixelwise(Sequential):
     """Images row by row, a pixel's colours one after the other or at once; its `init_state` gives a `PixelState`."""
 
     def step(self, state: PixelState, x: Tensor | None) -> tuple[Tensor, PixelState]:
-        """The next site's parameters, (batch, parameters); all caches hear of `x`, (batch,) or (batch, channels), first.
+        """The next site's parameters, (batch, parameters); `x` is (batch,), or (batch, channels) of a whole pixel.
 
         Where `order` says that a site is a whole pixel, there is but one to each, which goes by channel 0.
         """

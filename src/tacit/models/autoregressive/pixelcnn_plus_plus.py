@@ -11,9 +11,9 @@ at one resolution after another, each half of the one before; on the way back up
 what the block opposite to it received on the way down. An image of odd sides is as if one row or column longer, which
 nothing that counts can see.
 
-The paper's weight normalisation with its data-dependent start is left out: here blocks begin close to the identity,
-which its scaling of the second convolution by a tenth is for, the output at the colours' marginals, and the length of
-gradients is bounded.
+The paper's weight normalisation with its data-dependent start is left out. In its stead weights begin with the variance
+that keeps their inputs', blocks near the identity (second convolutions at a tenth, as in the paper), the output at the
+colours' marginals, and the length of gradients is bounded.
 
 References
 ----------
