@@ -32,9 +32,9 @@ from tacit.training import checkpoint
 # Of each model's share of the budget: the rest is for measuring it.
 _TRAINING = 0.75
 # A model of text with more outputs than this for one window does not suit it: words in place of characters.
+_MOST_OUTPUTS = 200_000
 # Entries of an observation beyond which networks are too large to be built for a question.
 _MOST_BUILT = 4096
-_MOST_OUTPUTS = 200_000
 
 
 @dataclass
@@ -228,8 +228,9 @@ def suits(entry: Entry, data: Dataset) -> bool:
     """
     if data.space.kind not in entry.spaces or (entry.needs_labels and data.classes < 2):
         return False
-    if isinstance(data.space, Tokens) and "density" in entry.capabilities:
-        return data.space.vocabulary * data.space.length <= _MOST_OUTPUTS
+    outputs = data.space.vocabulary * data.space.length if isinstance(data.space, Tokens) else 0
+    if outputs > _MOST_OUTPUTS and "density" in entry.capabilities:
+        return False
     if data.space.dimensions > _MOST_BUILT:
         return True
     cls = catalogue.load(entry.name)
