@@ -187,6 +187,8 @@ def test_clear_errors():
         FisherScore(Pixels(BINARY), parameters=("weights",))
     with pytest.raises(TacitError, match="features is 0"):
         FisherScore(Pixels(BINARY), features=0)
+    with pytest.raises(TacitError, match="call fit with training data first"):
+        FisherScore(Pixels(BINARY)).embed(data.x)
     idle = Pixels(BINARY)
     idle.idle = nn.Linear(2, 2)
     with pytest.raises(TacitError, match=r"log p does not depend on idle\.weight, idle\.bias: name other parameters"):

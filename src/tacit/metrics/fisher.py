@@ -110,7 +110,10 @@ class FisherScore:
 
         Raises:
             SpaceError: `x` is not of the model's space.
+            TacitError: `fit` has not been called.
         """
+        if not self.scale.any():
+            raise TacitError("the scores' scale is not known yet: call fit with training data first")
         return torch.cat([self._embed(part) for part in x.split(self._rows())])
 
     def _embed(self, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ Of its own scale it sees `layers` + 1 blocks to each side; coarser pixels are up
 
 References
 ----------
-- Reed, van den Oord, Kalchbrenner, Gómez Colmenarejo, Wang, Chen, Belov & de Freitas (2017), Parallel multiscale
+- Reed, van den Oord, Kalchbrenner, Gómez Colmenarejo, Wang, Belov & de Freitas (2017), Parallel multiscale
   autoregressive density estimation, arXiv:1703.03664, §3 (groups, and their residual networks)
 - van den Oord et al. (2016), Conditional image generation with PixelCNN decoders, arXiv:1606.05328 (the base)
 """
@@ -151,9 +151,8 @@ class ParallelMultiscale(Autoregressive):
         """
         label = None if self.classes is None else torch.full((len(x),), self.classes, device=x.device)
         h = self.hidden(self.space.check_values(x), label).float()
-        return torch.cat(
-            [h[pixels].mean((2, 3)) for pixels in (self.coarse, *(group.site for group in self.groups))], 1
-        )
+        sites = [self.coarse, *(group.site for group in self.groups)]
+        return torch.cat([h[pixels].mean((2, 3)) for pixels in sites], 1)
 
     # -- group after group --------------------------------------------------------------------------------------------
 
@@ -176,7 +175,8 @@ class ParallelMultiscale(Autoregressive):
         self._check_draw(temperature, guidance)
         x = torch.zeros(count, *self.space.shape, device=self.device)
         x[self.coarse] = self.base.sample(count, label=labels, temperature=temperature, guidance=guidance).to(x.dtype)
-        return self._drawn(x, torch.zeros(self.space.shape, dtype=torch.bool), labels, temperature, guidance)
+        known = torch.zeros(self.space.shape, dtype=torch.bool, device=x.device)
+        return self._drawn(x, known, labels, temperature, guidance)
 
     @torch.no_grad()
     def complete(
