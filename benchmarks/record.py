@@ -65,7 +65,7 @@ def record(
         "met": met,
         "reference": reference,
         "note": note if met is not False or not reason else f"{note}; missed because {reason}",
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_arguments()]),
         "seed": seed,
         "seconds": round(seconds, 1),
         "hardware": hardware(),
@@ -83,6 +83,15 @@ def record(
     verdict = {None: "", True: f" (target {target}: met)", False: f" (target {target}: MISSED)"}[met]
     print(f"{model} on {data}, {metric}: {value:.5g} {unit}{verdict} -> {path.relative_to(root)}")
     return path
+
+
+def _arguments() -> list[str]:
+    """The command's arguments but for the run's folder, which is nobody else's."""
+    words = sys.argv[1:]
+    if "--out" in words:
+        at = words.index("--out")
+        del words[at : at + 2]
+    return words
 
 
 def fit(*arguments: Any, **options: Any) -> tacit.Run:
