@@ -93,7 +93,7 @@ ENTRIES: dict[str, Entry] = {
         80.5,
         79.20,
         f"{_OORD}, seven diagonal layers; PixelCNN++ has no published figure on this set",
-        {"minutes": 60, "validate_every": 10_000},
+        {"minutes": 60, "features": 24, "batch_size": 16, "validate_every": 10_000},
         reason=_HOUR,
     ),
     "pixelsnail": Entry(

@@ -22,10 +22,9 @@ import tacit
 from record import fit, record
 
 RECIPE: dict[str, Any] = {
-    "features": 32,
-    "blocks": 1,
+    "features": 24,
     "batch_size": 16,
-    "learning_rate": 2e-3,
+    "learning_rate": 3e-3,
     "validate_every": 10_000,
 }
 

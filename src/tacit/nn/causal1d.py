@@ -18,23 +18,29 @@ from torch.nn import functional as F
 class CausalConv1d(nn.Conv1d):
     """y_t = b + Σ_j W_j x_{t − (kernel − 1 − j) · dilation}: a convolution that sees its position and those before it.
 
+    It is computed as one matrix product over the taps side by side, which learns faster than a convolution with holes.
+
     Args:
         source: input features.
         target: output features.
         kernel: taps.
         dilation: positions from one tap to the next.
+        bias: whether there is a b.
     """
 
-    def __init__(self, source: int, target: int, kernel: int, dilation: int = 1):
-        super().__init__(source, target, kernel, dilation=dilation)
+    def __init__(self, source: int, target: int, kernel: int = 1, dilation: int = 1, bias: bool = True):
+        super().__init__(source, target, kernel, dilation=dilation, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, source, positions) -> (batch, target, positions)."""
-        dilation = self.dilation[0]
+        dilation, positions = self.dilation[0], x.shape[2]
         # Taps that lie before the first position everywhere would multiply nothing but padding.
-        taps = min(self.kernel_size[0], (x.shape[2] - 1) // dilation + 1)
-        x = F.pad(x, (dilation * (taps - 1), 0))
-        return F.conv1d(x, self.weight[:, :, -taps:], self.bias, dilation=dilation)
+        taps = min(self.kernel_size[0], (positions - 1) // dilation + 1)
+        if taps > 1:
+            padded = F.pad(x, (dilation * (taps - 1), 0))
+            x = torch.cat([padded[:, :, j * dilation : j * dilation + positions] for j in range(taps)], 1)
+        weight = self.weight[:, :, -taps:].transpose(1, 2).flatten(1).expand(len(x), -1, -1)
+        return torch.bmm(weight, x) if self.bias is None else torch.baddbmm(self.bias[:, None], weight, x)
 
 
 def receptive_field(convolutions: Sequence[CausalConv1d]) -> int:

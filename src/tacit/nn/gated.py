@@ -65,15 +65,23 @@ class GatedLayer(nn.Module):
 
 
 class LayerState:
-    """The rows that v still needs, and the caches of h."""
+    """The rows that v still needs, and the caches of h.
+
+    tanh(a) = 2 σ(2a) − 1: one sigmoid serves both halves, σ(b) (1 − 2 σ(2a)) = −y, and what reads y is negated.
+    """
 
     def __init__(self, layer: GatedLayer, count: int, width: int, label: Tensor | None, context: Tensor | None = None):
         self.layer = layer
         self.for_v, self.for_h = layer.biases(label, context)
-        reach = layer.reach
+        reach, mix = layer.reach, layer.mix
         self.rows = layer.vertical.weight.new_zeros(count, layer.vertical.in_channels, reach + 1, width + 2 * reach)
-        self.horizontal, self.mix = (ConvCache(conv, count, width) for conv in (layer.horizontal, layer.mix))
-        self.mix.begin_row()
+        halves = torch.tensor([2.0, 1.0], device=self.rows.device).repeat_interleave(len(mix.source))
+        self.horizontal = ConvCache(layer.horizontal, count, width, halves)
+        # −y of a pixel's channels and a one, and the matrices to each channel's maps, the bias their last row.
+        self.gated = self.rows.new_ones(count, len(mix.source) + 1)
+        self.parts = self.gated[:, :-1].split(torch.bincount(mix.source).tolist(), 1)
+        matrix = torch.cat([-(mix.weight * mix.mask)[:, :, 0, 0].T, mix.bias[None]])  # type: ignore[index]
+        self.matrices = [matrix[:, mix.target == c].contiguous() for c in range(len(self.parts))]
 
     def begin_row(self, v: Tensor, row: int) -> Tensor:
         """V of the row to come, (batch, p, 1, width) -> v after this layer."""
@@ -87,8 +95,10 @@ class LayerState:
         """The horizontal stack's features of one pixel; of the first layer its input has been written before."""
         if h is not None:
             self.horizontal.write(h, column, channel)
-        new = self.mix(gate(self.horizontal.read(column, channel)), column, channel)
-        return new if h is None else h + new
+        a, b = self.horizontal.read(column, channel).sigmoid_().chunk(2, 1)
+        torch.addcmul(b, a, b, value=-2, out=self.parts[channel])
+        matrix = self.matrices[channel]
+        return torch.mm(self.gated, matrix) if h is None else torch.addmm(h, self.gated, matrix)
 
 
 def _of_row(bias: Tensor | float, row: int) -> Tensor | float:

@@ -76,14 +76,17 @@ class ConvCache:
         conv: the convolution.
         count: images drawn together.
         width: of an image.
+        scale: what its outputs are multiplied by, (out_features,).
     """
 
-    def __init__(self, conv: MaskedConv2d, count: int, width: int):
+    def __init__(self, conv: MaskedConv2d, count: int, width: int, scale: Tensor | None = None):
         weight = conv.weight * conv.mask
-        self.conv, self.bias = conv, conv.bias
+        self.conv, self.bias, self.scale = conv, conv.bias, scale
         self.weight_above = weight[:, :, :-1]
         self.groups = [(conv.target == c).nonzero().flatten() for c in conv.target.unique()]
         here = weight[:, :, -1, : conv.left + 1]
+        if scale is not None:
+            here = here * scale[:, None, None]
         self.here = [here[group].permute(2, 1, 0).flatten(0, 1).contiguous() for group in self.groups]
         ends = torch.bincount(conv.source).cumsum(0).tolist()
         self.slices = [slice(a, b) for a, b in itertools.pairwise([0, *ends])]
@@ -112,7 +115,9 @@ class ConvCache:
         if extra is not None:
             base = base + extra
         base = base[:, :, 0].permute(2, 0, 1)
-        self.base = [base[:, :, group].contiguous() for group in self.groups]
+        if self.scale is not None:
+            base = base * self.scale
+        self.base = [base.contiguous()] if len(self.groups) == 1 else [base[:, :, group] for group in self.groups]
 
     def write(self, x: Tensor, column: int, channel: int) -> None:
         """Take the inputs (batch, features of the channel) of a pixel."""

@@ -8,6 +8,7 @@ import wave
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tacit.data import Dataset
 from tacit.errors import TacitError
@@ -68,15 +69,15 @@ def test_the_papers_network_by_a_loop_over_its_equations():
         found = model.readout(model.hidden(x, label))
         for row in range(2):
             h = [model.symbol.weight[5], *(model.symbol.weight[s] for s in x[row, :-1])]
-            skips = [torch.zeros(4, dtype=torch.float64) for _ in h]
-            for layer in model.layers:
+            skips = [model.skip.bias for _ in h]
+            for layer, matrix in zip(model.layers, model.skip.weight[:, :, 0].split(3, 1), strict=True):
                 dilation, following = layer.conv.dilation[0], []
                 for t, current in enumerate(h):
                     y = layer.conv.bias + layer.label.weight[label[row]] + layer.conv.weight[:, :, 1] @ current
                     if t >= dilation:
                         y = y + layer.conv.weight[:, :, 0] @ h[t - dilation]
                     z = y[:3].tanh() * y[3:].sigmoid()
-                    skips[t] = skips[t] + layer.skip.weight[:, :, 0] @ z + layer.skip.bias
+                    skips[t] = skips[t] + matrix @ z
                     following.append(
                         current if layer.residual is None else current + layer.residual.weight[:, :, 0] @ z
                     )
@@ -85,6 +86,13 @@ def test_the_papers_network_by_a_loop_over_its_equations():
                 y = model.output[1].weight[:, :, 0] @ s.relu() + model.output[1].bias
                 y = model.output[3].weight[:, :, 0] @ y.relu() + model.output[3].bias
                 torch.testing.assert_close(found[row, :, t], y)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (2, 1), (2, 5), (3, 4), (5, 2), (3, 20), (2, 40)])
+def test_the_product_is_the_convolution(kernel, dilation):
+    conv, x = CausalConv1d(3, 4, kernel, dilation), torch.randn(2, 3, 31)
+    padded = F.pad(x, ((kernel - 1) * dilation, 0))
+    torch.testing.assert_close(conv(x), F.conv1d(padded, conv.weight, conv.bias, dilation=dilation))
 
 
 @pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (2, 1), (2, 5), (3, 4), (5, 2)])

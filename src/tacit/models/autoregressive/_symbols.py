@@ -101,7 +101,8 @@ class Symbols(Sequential):
             sites = sites[:, self.order]
         h = self.symbol(F.pad(sites[:, :-1].long(), (1, 0), value=self.levels))
         places = self._places()
-        return (h if places is None else h + places).transpose(1, 2)
+        # Laid out anew: sums take the layout of what they add, and every layer would work across the grain.
+        return (h if places is None else h + places).transpose(1, 2).contiguous()
 
     def _places(self) -> Tensor | None:
         """The embedding of each site's place, (sites, features)."""

@@ -71,7 +71,7 @@ class TCN(Symbols):
         super().__init__(space, features, classes, label_dropout)
         self.label = self.label_embedding(features)
         self.blocks = nn.ModuleList(Block(features, kernel, 2**i, dropout) for i in range(layers))
-        self.output = nn.Sequential(nn.Conv1d(features, self.head.parameters, 1))
+        self.output = nn.Sequential(CausalConv1d(features, self.head.parameters))
 
     @property
     def receptive_field(self) -> int:

@@ -68,14 +68,16 @@ class WaveNet(Symbols):
         super().__init__(space, features, classes, label_dropout)
         layers = dilations * stacks
         self.layers = nn.ModuleList(
-            Layer(features, skip_features, kernel, dilation, self.label_embedding(2 * features), i == len(layers) - 1)
+            Layer(features, kernel, dilation, self.label_embedding(2 * features), i == len(layers) - 1)
             for i, dilation in enumerate(layers)
         )
+        # The sum of all layers' skip connections, as one product.
+        self.skip = CausalConv1d(len(layers) * features, skip_features)
         self.output = nn.Sequential(
             nn.ReLU(),
-            nn.Conv1d(skip_features, skip_features, 1),
+            CausalConv1d(skip_features, skip_features),
             nn.ReLU(),
-            nn.Conv1d(skip_features, self.head.parameters, 1),
+            CausalConv1d(skip_features, self.head.parameters),
         )
 
     @property
@@ -88,21 +90,19 @@ class WaveNet(Symbols):
 
     def hidden(self, entries: Tensor, label: Tensor | None) -> Tensor:
         """The sum of the skip connections, (batch, skip features, sites)."""
-        h = self.inputs(entries)
-        skips = torch.zeros((), device=h.device)
+        h, gated = self.inputs(entries), []
         for layer in self.layers:
-            h, skip = layer(h, label)
-            skips = skips + skip
-        return skips
+            h, z = layer(h, label)
+            gated.append(z)
+        return self.skip(torch.cat(gated, 1))
 
     # -- one entry after another --------------------------------------------------------------------------------------
 
     def init_state(self, count: int, label: Tensor | None) -> State:
-        """Empty caches. The skip connections of all layers become one product."""
+        """Empty caches."""
         layers = self._layers()
-        convs = [conv for conv in self.output if isinstance(conv, nn.Conv1d)]
-        skips = torch.cat([matrix(layer.skip) for layer in layers])
-        bias = torch.stack([layer.skip.bias.detach() for layer in layers]).sum(0)  # type: ignore[union-attr]
+        convs = [conv for conv in self.output if isinstance(conv, CausalConv1d)]
+        skips = matrix(self.skip)
         features = len(skips) // len(layers)
         # tanh(a) = 2 σ(2a) − 1: one sigmoid serves both halves, σ(b) (1 − 2 σ(2a)) = −z, and what reads z is negated.
         halves = torch.tensor([2.0, 1.0], device=self.device).repeat_interleave(features)
@@ -114,7 +114,7 @@ class WaveNet(Symbols):
             gated,
             [(*c.result.chunk(2, 1), z) for c, z in zip(caches, gated.split(features, 1), strict=True)],
             [-matrix(layer.residual) for layer in layers if layer.residual is not None],
-            [(bias, -skips), *((conv.bias.detach(), matrix(conv)) for conv in convs)],  # type: ignore[union-attr]
+            [(bias(self.skip), -skips), *((bias(conv), matrix(conv)) for conv in convs)],
         )
 
     def step(self, state: State, x: Tensor | None) -> tuple[Tensor, State]:
@@ -126,38 +126,37 @@ class WaveNet(Symbols):
             torch.addcmul(b, a, b, value=-2, out=z)
             if i < len(state.residuals):
                 h = torch.addmm(h, z, state.residuals[i], out=state.caches[i + 1].input)
-        (bias, skips), *outputs = state.outputs
-        y = torch.addmm(bias, state.gated, skips)
-        for bias, weight in outputs:
-            y = torch.addmm(bias, y.relu_(), weight)
+        (constant, skips), *outputs = state.outputs
+        y = torch.addmm(constant, state.gated, skips)
+        for constant, weight in outputs:
+            y = torch.addmm(constant, y.relu_(), weight)
         return y, state
 
 
 class Layer(nn.Module):
-    """A gated convolution, and what it gives to the residual stream and to the skip connections."""
+    """A gated convolution, and what it gives to the residual stream."""
 
-    def __init__(self, features: int, skip: int, kernel: int, dilation: int, label: nn.Embedding | None, last: bool):
+    def __init__(self, features: int, kernel: int, dilation: int, label: nn.Embedding | None, last: bool):
         super().__init__()
         self.conv = CausalConv1d(features, 2 * features, kernel, dilation)
         self.label = label
         # Nothing reads the residual stream after the last layer.
-        self.residual = None if last else nn.Conv1d(features, features, 1, bias=False)
-        self.skip = nn.Conv1d(features, skip, 1)
+        self.residual = None if last else CausalConv1d(features, features, bias=False)
 
     def bias(self, label: Tensor | None) -> Tensor | None:
         """What the label adds to tanh and gate, (batch, 2 · features)."""
         return None if self.label is None else self.label(label)
 
     def forward(self, h: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(batch, features, sites) -> the same, and (batch, skip features, sites)."""
+        """(batch, features, sites) -> the same after this layer, and z."""
         y, bias = self.conv(h), self.bias(label)
         z = gate(y if bias is None else y + bias[:, :, None])
-        return h if self.residual is None else h + self.residual(z), self.skip(z)
+        return h if self.residual is None else h + self.residual(z), z
 
 
 @dataclass
 class State:
-    """What has been seen, each layer's cache, −z of all layers together, and what is made of it.
+    """What has been seen, each layer's cache, −z of all layers side by side, and what is made of it.
 
     `gates` are the halves of each layer's result and its part of `gated`, `residuals` the matrices to the next layer,
     `outputs` biases and matrices from `gated` to the parameters.
@@ -171,6 +170,11 @@ class State:
     outputs: list[tuple[Tensor, Tensor]]
 
 
-def matrix(conv: nn.Conv1d) -> Tensor:
+def matrix(conv: CausalConv1d) -> Tensor:
     """The weights of a convolution of one tap as (source, target)."""
     return conv.weight.detach()[:, :, 0].T
+
+
+def bias(conv: CausalConv1d) -> Tensor:
+    """Its bias, (target,)."""
+    return cast(Tensor, conv.bias).detach()
