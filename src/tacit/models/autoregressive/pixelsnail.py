@@ -143,10 +143,11 @@ class Layer(nn.Module):
         """(batch, features, height, width), (batch, channels, …), (batch, 2, …), (batch,) -> (batch, features, …)."""
         for block in self.convolutions:
             h = block(h, None, label)
-        query = self.attention.queries(h, places).flatten(2).transpose(1, 2)
-        key, value = (found.flatten(2).transpose(1, 2) for found in self.attention.memory(h, x, places))
+        found = (self.attention.queries(h, places), *self.attention.memory(h, x, places))
+        # PyTorch's fast kernel takes only pixels whose features lie side by side.
+        query, key, value = (each.flatten(2).transpose(1, 2).contiguous() for each in found)
         # A place later, after the nought, they are those of the pixels before: the diagonal belongs to the causal mask.
-        key, value = (F.pad(found, (0, 0, 1, -1)) for found in (key, value))
+        key, value = (F.pad(each, (0, 0, 1, -1)) for each in (key, value))
         seen = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], is_causal=True)[:, 0]
         return self.attention.merge(h, seen.transpose(1, 2).reshape(len(h), -1, *h.shape[2:]))
 
