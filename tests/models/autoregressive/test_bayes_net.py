@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tacit.data import Dataset
 from tacit.errors import SpaceError, TacitError
-from tacit.models.autoregressive.bayes_net import _SMOOTHINGS, BayesNet, _mutual_information, _spanning_tree
+from tacit.models.autoregressive._chow_liu import mutual_information, spanning_tree
+from tacit.models.autoregressive.bayes_net import _SMOOTHINGS, BayesNet
 from tacit.spaces import Images, Space, Vectors
 from tacit.tasks.fit import fit
 from tacit.tasks.run import Run
@@ -180,7 +181,7 @@ def trees(nodes: int) -> list[list[tuple[int, int]]]:
 def test_mutual_information_counted_by_hand() -> None:
     x = torch.randint(3, (50, 4))
     x[:, 3] = x[:, 0] % 2
-    found = _mutual_information(x.to(torch.int16), 3)
+    found = mutual_information(x.to(torch.int16), 3)
     for i, j in itertools.product(range(4), repeat=2):
         total = 0.0
         for a, b in itertools.product(range(3), repeat=2):
@@ -195,7 +196,7 @@ def test_the_spanning_tree_is_the_greatest_of_all(nodes: int) -> None:
     for _ in range(20):
         weight = torch.rand(nodes, nodes, dtype=torch.float64)
         weight = weight + weight.T
-        found = _spanning_tree(weight).tolist()
+        found = spanning_tree(weight).tolist()
         total = sum(weight[v, p].item() for v, p in enumerate(found) if p >= 0)
         best = max(sum(weight[a, b].item() for a, b in tree) for tree in trees(nodes))
         assert len(trees(nodes)) == nodes ** (nodes - 2)

@@ -16,8 +16,6 @@ many there are, unless that is given, is what a fifth of the rows, held out, lik
 References
 ----------
 Pearl (1988), Probabilistic Reasoning in Intelligent Systems. Morgan Kaufmann (and the burglar alarm).
-Chow & Liu (1968), Approximating discrete probability distributions with dependence trees. IEEE Transactions on
-    Information Theory 14(3).
 Zhang & Poole (1994), A simple approach to Bayesian network computations. Canadian AI (variable elimination).
 Koller & Friedman (2009), Probabilistic Graphical Models, chapters 9, 12 and 17. MIT Press.
 """
@@ -38,6 +36,7 @@ from tacit.data import Dataset
 from tacit.errors import SpaceError, TacitError
 from tacit.model import Model
 from tacit.models.autoregressive._autoregressive import check_known
+from tacit.models.autoregressive._chow_liu import mutual_information, spanning_tree
 from tacit.models.autoregressive._elimination import Factor, eliminate, elimination_order, product
 from tacit.models.autoregressive._tables import draw_cells
 from tacit.nn.bins import Bins
@@ -252,7 +251,7 @@ class BayesNet(Model):
             most = int(_WORK / (self.space.dimensions * max(self._levels())) ** 2)
             rows = data.observations(max(most, _FEWEST))
             found = torch.cat([self._cells(part.to(self.device)).to(torch.int16) for part in rows.split(_ROWS)])
-            self.parent.copy_(_spanning_tree(_mutual_information(found, max(self._levels())))[:, None])
+            self.parent.copy_(spanning_tree(mutual_information(found, max(self._levels())))[:, None])
         self._lay_out()
 
         count = torch.zeros_like(self.log_table, dtype=torch.int64)
@@ -456,42 +455,3 @@ def _sorted(parents: list[list[int]]) -> list[int]:
     except graphlib.CycleError as error:
         cycle = ">".join(map(str, error.args[1]))
         raise TacitError(f"edges closes the cycle {cycle}: leave one of its edges out") from None
-
-
-def _mutual_information(cells: Tensor, levels: int) -> Tensor:
-    """Mutual information of every two columns of `cells` (rows, D), in nats: (D, D), float64.
-
-    All pairs of values are counted by products of indicator matrices; level 0, often the ground of a picture, is left
-    out of them and follows from the others.
-    """
-    rows, nodes = cells.shape
-    value = torch.arange(1, levels, dtype=cells.dtype, device=cells.device)
-    single = torch.stack([cells.eq(level).sum(0, dtype=torch.float64) for level in range(levels)], 1)
-    entropy = math.log(rows) - torch.xlogy(single, single).sum(1) / rows
-    found = []
-    for block in torch.arange(nodes, device=cells.device).split(max(1, _BLOCK // (nodes * levels**2))):
-        pairs = single.new_zeros(len(block) * (levels - 1), nodes * (levels - 1))
-        for part in cells.split(max(1, 4 * _BLOCK // (nodes * levels))):
-            seen = (part[:, :, None] == value).float()
-            pairs += seen[:, block].flatten(1).T @ seen.flatten(1)
-        n = pairs.view(len(block), levels - 1, nodes, levels - 1)
-        n = torch.cat((single[:, 1:] - n.sum(1, keepdim=True), n), 1)
-        n = torch.cat((single[block][:, :, None, None] - n.sum(3, keepdim=True), n), 3)
-        joint = math.log(rows) - torch.xlogy(n, n).sum((1, 3)) / rows
-        found.append(entropy[block][:, None] + entropy - joint)
-    return torch.cat(found)
-
-
-def _spanning_tree(weight: Tensor) -> Tensor:
-    """The parent of each node, (nodes,), in the spanning tree of greatest total weight (Prim), rooted at node 0: −1."""
-    parent = torch.full((len(weight),), -1, device=weight.device)
-    best, via = weight[0].clone(), torch.zeros_like(parent)
-    reached = torch.zeros_like(parent, dtype=torch.bool)
-    node = 0
-    for _ in range(len(weight) - 1):
-        reached[node] = True
-        node = int(best.masked_fill(reached, -math.inf).argmax())
-        parent[node] = via[node]
-        closer = (weight[node] > best) & ~reached
-        best, via = torch.where(closer, weight[node], best), torch.where(closer, node, via)
-    return parent
