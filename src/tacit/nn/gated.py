@@ -10,6 +10,8 @@ V being 1 × 1: van den Oord et al. (2016), Conditional image generation with Pi
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -79,9 +81,11 @@ class LayerState:
         self.horizontal = ConvCache(layer.horizontal, count, width, halves)
         # −y of a pixel's channels and a one, and the matrices to each channel's maps, the bias their last row.
         self.gated = self.rows.new_ones(count, len(mix.source) + 1)
-        self.parts = self.gated[:, :-1].split(torch.bincount(mix.source).tolist(), 1)
-        matrix = torch.cat([-(mix.weight * mix.mask)[:, :, 0, 0].T, mix.bias[None]])  # type: ignore[index]
-        self.matrices = [matrix[:, mix.target == c].contiguous() for c in range(len(self.parts))]
+        parts = self.gated[:, :-1].split(torch.bincount(mix.source).tolist(), 1)
+        results = [torch.empty(count, 2 * part.shape[1], device=part.device) for part in parts]
+        self.parts = [(both, *both.chunk(2, 1), part) for both, part in zip(results, parts, strict=True)]
+        matrix = torch.cat([-(mix.weight * mix.mask)[:, :, 0, 0].T, mix.bias[None]]).detach()  # type: ignore[index]
+        self.matrices = [matrix[:, mix.target == c].contiguous() for c in range(len(parts))]
 
     def begin_row(self, v: Tensor, row: int) -> Tensor:
         """V of the row to come, (batch, p, 1, width) -> v after this layer."""
@@ -91,14 +95,27 @@ class LayerState:
         self.horizontal.begin_row(self.layer.through(above) + for_h)
         return gate(above + for_v)
 
-    def __call__(self, h: Tensor | None, column: int, channel: int) -> Tensor:
-        """The horizontal stack's features of one pixel; of the first layer its input has been written before."""
-        if h is not None:
-            self.horizontal.write(h, column, channel)
-        a, b = self.horizontal.read(column, channel).sigmoid_().chunk(2, 1)
-        torch.addcmul(b, a, b, value=-2, out=self.parts[channel])
+    def __call__(self, h: Tensor | None, column: int, channel: int, out: Tensor | None) -> Tensor:
+        """The horizontal stack's features of one pixel, written to `out`; its input has been written before.
+
+        `h` is that input, None of the first layer, which has no residual connection.
+        """
+        both, a, b, part = self.parts[channel]
+        self.horizontal.read(column, channel, both).sigmoid_()
+        torch.addcmul(b, a, b, value=-2, out=part)
         matrix = self.matrices[channel]
-        return torch.mm(self.gated, matrix) if h is None else torch.addmm(h, self.gated, matrix)
+        if h is None:
+            return torch.mm(self.gated, matrix, out=out)
+        return torch.addmm(h, self.gated, matrix, out=out)
+
+
+def draw_through(layers: list[LayerState], column: int, channel: int) -> Tensor:
+    """The last layer's features of one pixel, whose input the first has; each writes to where the next one reads."""
+    h: Tensor | None = None
+    for i, layer in enumerate(layers):
+        last = i + 1 == len(layers)
+        h = layer(h, column, channel, None if last else layers[i + 1].horizontal.slots[channel][column])
+    return cast(Tensor, h)
 
 
 def _of_row(bias: Tensor | float, row: int) -> Tensor | float:

@@ -80,8 +80,8 @@ class ConvCache:
     """
 
     def __init__(self, conv: MaskedConv2d, count: int, width: int, scale: Tensor | None = None):
-        weight = conv.weight * conv.mask
-        self.conv, self.bias, self.scale = conv, conv.bias, scale
+        weight = (conv.weight * conv.mask).detach()
+        self.conv, self.bias, self.scale = conv, cast(Tensor, conv.bias).detach(), scale
         self.weight_above = weight[:, :, :-1]
         self.groups = [(conv.target == c).nonzero().flatten() for c in conv.target.unique()]
         here = weight[:, :, -1, : conv.left + 1]
@@ -92,9 +92,12 @@ class ConvCache:
         self.slices = [slice(a, b) for a, b in itertools.pairwise([0, *ends])]
         self.rows = weight.new_zeros(count, conv.in_channels, conv.above, conv.left + width + conv.right)
         self.line = weight.new_zeros(count, conv.left + width, conv.in_channels)  # this row, padded at the left
+        # Of every column where its inputs of each channel belong, and what its outputs see of the row.
+        self.slots = [[self.line[:, column + conv.left, part] for column in range(width)] for part in self.slices]
+        self.windows = [self.line[:, column : column + conv.left + 1].flatten(1) for column in range(width)]
         self.first = True
         self.alone = len(self.slices) == 1 and conv.left == conv.above == 0  # a pixel needs no other's inputs
-        self.base: list[Tensor] = []
+        self.base: list[tuple[Tensor, ...]] = []
 
     def begin_row(self, extra: Tensor | None = None) -> None:
         """Put the row just drawn among those above, and compute what they give to the next one.
@@ -111,22 +114,22 @@ class ConvCache:
         if conv.above:
             base = F.conv2d(self.rows, self.weight_above, self.bias)
         else:
-            base = cast(Tensor, self.bias).view(1, -1, 1, 1).expand(len(self.line), -1, 1, width)
+            base = self.bias.view(1, -1, 1, 1).expand(len(self.line), -1, 1, width)
         if extra is not None:
             base = base + extra
         base = base[:, :, 0].permute(2, 0, 1)
         if self.scale is not None:
             base = base * self.scale
-        self.base = [base.contiguous()] if len(self.groups) == 1 else [base[:, :, group] for group in self.groups]
+        parts = [base.contiguous()] if len(self.groups) == 1 else [base[:, :, group] for group in self.groups]
+        self.base = [part.unbind(0) for part in parts]
 
     def write(self, x: Tensor, column: int, channel: int) -> None:
         """Take the inputs (batch, features of the channel) of a pixel."""
-        self.line[:, column + self.conv.left, self.slices[channel]] = x
+        self.slots[channel][column].copy_(x)
 
-    def read(self, column: int, channel: int) -> Tensor:
+    def read(self, column: int, channel: int, out: Tensor | None = None) -> Tensor:
         """The outputs of a pixel that belong to a channel, (batch, features of the channel)."""
-        window = self.line[:, column : column + self.conv.left + 1].flatten(1)
-        return torch.addmm(self.base[channel][column], window, self.here[channel])
+        return torch.addmm(self.base[channel][column], self.windows[column], self.here[channel], out=out)
 
     def row(self) -> Tensor:
         """The inputs of the row drawn last, (batch, in_features, 1, width)."""

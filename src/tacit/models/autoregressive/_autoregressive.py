@@ -379,6 +379,7 @@ class PixelState:
 class Pixelwise(Sequential):
     """Images row by row, a pixel's colours one after the other or at once; its `init_state` gives a `PixelState`."""
 
+    @torch.no_grad()
     def step(self, state: PixelState, x: Tensor | None) -> tuple[Tensor, PixelState]:
         """The next site's parameters, (batch, parameters); `x` is (batch,), or (batch, channels) of a whole pixel.
 

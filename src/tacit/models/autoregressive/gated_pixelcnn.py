@@ -34,7 +34,7 @@ from tacit.models.autoregressive._autoregressive import (
     scaled,
     start_at_marginal,
 )
-from tacit.nn.gated import GatedLayer, LayerState
+from tacit.nn.gated import GatedLayer, LayerState, draw_through
 from tacit.nn.masked import ConvCache, MaskedConv2d, channel_groups
 from tacit.spaces import Images
 
@@ -132,10 +132,7 @@ class State(PixelState):
             v = layer.begin_row(v, row)
 
     def read(self, column: int, channel: int) -> Tensor:
-        first, *rest = self.layers
-        h = first(None, column, channel)
-        for layer in rest:
-            h = layer(h, column, channel)
+        h = draw_through(self.layers, column, channel)
         for output in self.outputs:
             h = output(F.relu(h), column, channel)
         return h
