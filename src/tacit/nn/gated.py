@@ -46,6 +46,9 @@ class GatedLayer(nn.Module):
         self.through = nn.Conv2d(len(both), len(both), 1)
         self.horizontal = MaskedConv2d(source, both, left=reach, strict=first)
         self.mix = MaskedConv2d(maps, maps)
+        for conv in (self.vertical, self.through):
+            nn.init.kaiming_normal_(conv.weight)
+            nn.init.zeros_(cast(Tensor, conv.bias))
         self.label = label
         self.context = None if context is None else nn.Conv2d(context, 2 * len(both), 1)
 

@@ -61,6 +61,9 @@ class MaskedConv2d(nn.Conv2d):
         mask[:, :, -1, left] = degree_mask(source, target, strict=strict)
         self.register_buffer("mask", mask, persistent=False)
         self.source, self.target = source, target
+        # He's variance, of the weights that the mask lets through; halved sums would make deep stacks slow to learn.
+        nn.init.normal_(self.weight).data.mul_((2 / mask.flatten(1).sum(1).clamp(min=1)).sqrt().view(-1, 1, 1, 1))
+        nn.init.zeros_(cast(Tensor, self.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_features, height, width) -> (batch, out_features, height, width)."""

@@ -73,8 +73,9 @@ def random_model(name: str, arguments: dict[str, object], space: Space, std: flo
     torch.manual_seed(0)
     model = catalogue.load(name)(space, **arguments, **more)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=std)
+        for own, parameter in model.named_parameters():
+            # Large biases would turn whole groups of the few units off.
+            parameter.normal_(std=std / 3 if own.endswith("bias") else std)
     return model.eval()  # type: ignore[return-value]
 
 
@@ -136,9 +137,13 @@ def test_an_entry_depends_on_all_before_it_and_on_no_other(name, arguments, spac
     be lost in rounding or behind units that are off.
     """
     model = random_model(name, arguments, space)
-    depends = torch.zeros(space.dimensions, len(model.order), dtype=torch.bool)
+    place = torch.full((space.dimensions,), -1)
+    sites = torch.arange(len(model.order))
+    place[model.order] = sites if model.order.dim() == 1 else sites[:, None].expand_as(model.order)
+    allowed = place[:, None] < sites[None, :]
+    depends = torch.zeros_like(allowed)
     with torch.no_grad():
-        for x in some(space, 4).split(1):
+        for i, x in enumerate(some(space, 24).split(1)):
             before = model.conditionals(model.entries(x), None).flatten(2)
             for entry in range(space.dimensions):
                 other = x.flatten(1).clone()
@@ -146,10 +151,8 @@ def test_an_entry_depends_on_all_before_it_and_on_no_other(name, arguments, spac
                 after = model.conditionals(model.entries(other.view_as(x)), None).flatten(2)
                 moved = (after != before).flatten(0, 1).any(0)
                 depends[entry] |= moved[model.order] if model.order.dim() == 1 else moved
-    place = torch.full((space.dimensions,), -1)
-    sites = torch.arange(len(model.order))
-    place[model.order] = sites if model.order.dim() == 1 else sites[:, None].expand_as(model.order)
-    allowed = place[:, None] < sites[None, :]
+            if i >= 3 and (name in BLIND or torch.equal(depends, allowed)):
+                break
     assert not (depends & ~allowed).any(), "an entry depends on one that it may not see"
     if name not in BLIND:
         assert torch.equal(depends, allowed)

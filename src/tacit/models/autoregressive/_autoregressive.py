@@ -460,7 +460,8 @@ def check_kernels(**kernels: int) -> None:
 
 @torch.no_grad()
 def start_at_marginal(output: nn.Module, model: Autoregressive, data: Dataset) -> None:
-    """Set the last layer's biases, (parameters · channels,), to the colours' marginals over all pixels."""
+    """Set the last layer's biases, (parameters · channels,), to the colours' marginals, and make its weights small."""
+    output.weight.mul_(0.1)  # type: ignore[operator, union-attr]
     x = model.entries(data.observations(2000)).to(model.device)
     rows = x.movedim(-3, -1).flatten(0, -2)[:, :, None]  # every pixel a row, its colours the positions
     output.bias.copy_(model.head.marginal(rows).flatten())  # type: ignore[operator, union-attr]

@@ -55,7 +55,7 @@ class PixelCNN(Pixelwise):
     """
 
     spaces = (Images,)
-    recipe = Recipe(batch_size=32, learning_rate=2e-3, schedule="cosine", warmup=200, clip=1.0, ema=0.999)
+    recipe = Recipe(batch_size=16, learning_rate=5e-3, schedule="cosine", warmup=200, clip=1.0, ema=0.999)
     appetite = 5.0
 
     def __init__(
