@@ -32,10 +32,10 @@ _OORD = "van den Oord, Kalchbrenner & Kavukcuoglu 2016, arXiv:1601.06759, table 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the table: how a model is trained here, what is aimed at if anything, and what was published."""
+    """One line of the table: how a model is trained here, what is aimed at, and what was published."""
 
     model: str
-    target: float | None
+    target: float
     published: float
     source: str
     recipe: dict[str, Any]
@@ -44,6 +44,7 @@ class Entry:
 
 
 _HOUR = "an hour of one core is a few passes over the data, and the paper's networks are larger and trained to the end"
+_MINUTES = "some minutes of one core are a pass or two over the data, far from trained to the end"
 
 ENTRIES: dict[str, Entry] = {
     # Of 1000, 2000 and 4000 units the most are the best on the validation rows; the weights kept are the best there.
@@ -105,39 +106,44 @@ ENTRIES: dict[str, Entry] = {
     ),
     "gated-pixelcnn": Entry(
         "gated-pixelcnn",
-        None,
+        80.5,
         81.30,
         f"{_OORD}, PixelCNN; Gated PixelCNN has no published figure on this set",
         {"minutes": 20, "batch_size": 16, "validate_every": 10_000},
+        reason=_MINUTES,
     ),
     "pixelsnail": Entry(
         "pixelsnail",
-        None,
+        80.5,
         78.61,
         "pytorch-generative's PixelSNAIL, on images binarised anew at every draw",
         {"minutes": 20, "batch_size": 16, "validate_every": 10_000},
+        reason=_MINUTES,
     ),
     # As one sequence of 784 pixels with their places. Both learnt fastest at these rates in trials of half a minute.
     "wavenet": Entry(
         "wavenet",
-        None,
+        83.0,
         81.30,
         f"{_OORD}, PixelCNN; WaveNet has no published figure on this set",
         {"minutes": 20, "batch_size": 16, "learning_rate": 5e-3, "validate_every": 10_000},
+        reason=_MINUTES,
     ),
     "tcn": Entry(
         "tcn",
-        None,
+        83.0,
         81.30,
         f"{_OORD}, PixelCNN; TCN has no published figure on this set",
         {"minutes": 20, "batch_size": 16, "learning_rate": 4e-3, "validate_every": 10_000},
+        reason=_MINUTES,
     ),
     "parallel-multiscale": Entry(
         "parallel-multiscale",
-        None,
+        88.7,
         81.30,
         f"{_OORD}, PixelCNN, pixel after pixel; parallel multiscale has no published figure on this set",
         {"epochs": 2, "batch_size": 16, "layers": 3},
+        reason=_MINUTES,
     ),
 }
 
