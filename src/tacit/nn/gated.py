@@ -10,6 +10,7 @@ V being 1 × 1: van den Oord et al. (2016), Conditional image generation with Pi
 
 from __future__ import annotations
 
+import functools
 from typing import cast
 
 import torch
@@ -29,6 +30,7 @@ class GatedLayer(nn.Module):
         first: whether it is the first: h then does not see its own pixel and has no residual connection.
         label: a vector of 4p for each label; None without labels.
         context: features of the spatial context; None without one.
+        size: height and width, if every place has a bias of its own.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class GatedLayer(nn.Module):
         first: bool,
         label: nn.Embedding | None,
         context: int | None = None,
+        size: tuple[int, int] | None = None,
     ):
         super().__init__()
         self.reach, self.first, both = reach, first, maps.repeat(2)
@@ -51,13 +54,16 @@ class GatedLayer(nn.Module):
             nn.init.zeros_(cast(Tensor, conv.bias))
         self.label = label
         self.context = None if context is None else nn.Conv2d(context, 2 * len(both), 1)
+        self.place = None if size is None else nn.Parameter(torch.zeros(1, 2 * len(both), *size))
 
     def biases(self, label: Tensor | None, context: Tensor | None = None) -> tuple[Tensor | float, Tensor | float]:
-        """What label and context add to v and to h: (batch, 2p, 1 or height, 1 or width) each, or 0."""
-        both: Tensor | None = None if self.label is None else self.label(label)[:, :, None, None]
+        """What label, context and place add to v and to h: (batch, 2p, 1 or height, 1 or width) each, or 0."""
+        found: list[Tensor] = [] if self.place is None else [self.place]
+        if self.label is not None:
+            found.append(self.label(label)[:, :, None, None])
         if self.context is not None:
-            both = self.context(context) if both is None else both + self.context(context)
-        return (0.0, 0.0) if both is None else both.chunk(2, 1)  # type: ignore[return-value]
+            found.append(self.context(context))
+        return functools.reduce(torch.add, found).chunk(2, 1) if found else (0.0, 0.0)  # type: ignore[return-value]
 
     def forward(
         self, v: Tensor, h: Tensor, label: Tensor | None, context: Tensor | None = None

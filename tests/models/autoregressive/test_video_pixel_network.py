@@ -108,7 +108,8 @@ def test_frames_of_a_mixture_are_its_own_conditionals():
 def test_without_context_frames_are_independent_pictures():
     """And the decoder is then GatedPixelCNN itself, name for name."""
     model, x = random_model(context=False, kernel=3), clips(3)
-    picture = GatedPixelCNN(Images(*SPACE.shape[1:], 3), features=8, layers=2, kernel=3, readout_features=8).eval()
+    sizes = {"features": 8, "layers": 2, "kernel": 3, "readout_features": 8}
+    picture = GatedPixelCNN(Images(*SPACE.shape[1:], 3), **sizes, places=False).eval()
     picture.load_state_dict(model.state_dict())
     with torch.no_grad():
         of_frames = torch.stack([picture.log_prob(x[:, t]) for t in range(4)], 1)

@@ -7,6 +7,7 @@ above. Both multiply a tanh by a gate, and the label's embedding biases both:
     y = tanh(W_f * x + V_f y) ⊙ σ(W_g * x + V_g y).
 
 Since v never looks at its own row, it needs no mask, and its reach grows to all sides: PixelCNN's blind spot is gone.
+Beyond the paper, the first layer has a bias for every place (`places`).
 
 References
 ----------
@@ -48,6 +49,7 @@ class GatedPixelCNN(Pixelwise):
         first: side of the first layer's kernel, which is odd.
         kernel: side of the others', odd too.
         readout_features: feature maps of the two 1 × 1 layers that end it.
+        places: a bias of the first layer at every place; the paper's has none, and learns centred things more slowly.
         classes: how many classes it draws and tells apart; None learns without labels.
         label_dropout: share of the rows that are learnt without their label, which guidance needs.
 
@@ -68,6 +70,7 @@ class GatedPixelCNN(Pixelwise):
         first: int = 7,
         kernel: int = 5,
         readout_features: int = 64,
+        places: bool = True,
         classes: int | None = None,
         label_dropout: float = 0.0,
     ):
@@ -80,7 +83,12 @@ class GatedPixelCNN(Pixelwise):
         maps, wide = (channel_groups(n, space.channels) for n in (features, readout_features))
         self.layers = nn.ModuleList(
             GatedLayer(
-                maps if i else colours, maps, (kernel if i else first) // 2, i == 0, self.label_embedding(4 * features)
+                maps if i else colours,
+                maps,
+                (kernel if i else first) // 2,
+                i == 0,
+                self.label_embedding(4 * features),
+                size=(space.height, space.width) if places and i == 0 else None,
             )
             for i in range(layers)
         )

@@ -8,6 +8,8 @@ colour too (mask B, all others), so that one pass gives all conditionals.
 Its blind spot: rows above reach a pixel only through convolutions that themselves look left, so that a cone to the
 upper right, wider than the kernels' own slope, is never seen however many the layers; GatedPixelCNN has none.
 
+Beyond the paper, the first layer has a bias for every place (`places`).
+
 References
 ----------
 - van den Oord, Kalchbrenner & Kavukcuoglu (2016), Pixel recurrent neural networks, arXiv:1601.06759, §3.3–3.5
@@ -47,6 +49,7 @@ class PixelCNN(Pixelwise):
         layers: residual blocks.
         first: side of the first layer's kernel, which is odd.
         kernel: side of the others', odd too.
+        places: a bias of the first layer at every place; the paper's has none, and learns centred things more slowly.
         classes: how many classes it draws and tells apart; None learns without labels.
         label_dropout: share of the rows that are learnt without their label, which guidance needs.
 
@@ -66,6 +69,7 @@ class PixelCNN(Pixelwise):
         layers: int = 7,
         first: int = 7,
         kernel: int = 3,
+        places: bool = True,
         classes: int | None = None,
         label_dropout: float = 0.0,
     ):
@@ -78,6 +82,7 @@ class PixelCNN(Pixelwise):
         wide, narrow = (channel_groups(n * features, space.channels) for n in (2, 1))
         # A layer of k × k sees half of it to every side but below.
         self.input = MaskedConv2d(colours, wide, above=first // 2, left=first // 2, right=first // 2, strict=True)
+        self.place = nn.Parameter(torch.zeros(1, len(wide), space.height, space.width)) if places else None
         self.blocks = nn.ModuleList(
             Block(wide, narrow, kernel // 2, self.label_embedding(features)) for _ in range(layers)
         )
@@ -88,6 +93,8 @@ class PixelCNN(Pixelwise):
     def hidden(self, entries: Tensor, label: Tensor | None) -> Tensor:
         """The residual stream after the last block, (batch, 2h, height, width)."""
         h = self.input(scaled(entries, self.space.levels or 2))
+        if self.place is not None:
+            h = h + self.place
         for block in self.blocks:
             h = block(h, label)
         return h
@@ -109,6 +116,7 @@ class PixelCNN(Pixelwise):
         width = self.space.shape[2]
         return State(
             ConvCache(self.input, count, width),
+            self.place,
             [BlockState(block, count, width, label) for block in cast("list[Block]", self.blocks)],
             [ConvCache(layer, count, width) for layer in cast("list[MaskedConv2d]", self.outputs)],
         )
@@ -149,6 +157,7 @@ class State(PixelState):
     """The caches of all layers."""
 
     input: ConvCache
+    place: Tensor | None
     blocks: list[BlockState]
     outputs: list[ConvCache]
 
@@ -156,7 +165,7 @@ class State(PixelState):
         self.input.write(x, column, channel)
 
     def begin_row(self, row: int) -> None:
-        self.input.begin_row()
+        self.input.begin_row(None if self.place is None else self.place[:, :, row : row + 1])
         for block in self.blocks:
             block.across.begin_row(block.label)
             if row == 0:
