@@ -68,7 +68,7 @@ class PixelSNAIL(Pixelwise):
     """
 
     spaces = (Images,)
-    recipe = Recipe(batch_size=8, learning_rate=5e-3, schedule="cosine", warmup=200, clip=1.0, ema=0.999)
+    recipe = Recipe(batch_size=8, learning_rate=2e-3, schedule="cosine", warmup=200, clip=1.0, ema=0.999)
     appetite = 5.0
 
     places: Tensor
