@@ -1,8 +1,8 @@
 """Seconds to draw 16 and 64 images, from caches and naively, for every model that draws site after site.
 
-Naively every site costs a pass over the whole image. Such passes are alike, so three of them are timed and their
-median is multiplied by the number of sites. From caches the whole draw is timed. Weights are untrained: what is drawn
-does not matter to the time.
+Naively every site costs a pass over the whole image. Such passes are alike, so that the time of one is multiplied by
+the number of sites. From caches the whole draw is timed. Of both it is the median of three, after a first that warms
+up. Weights are untrained: what is drawn does not matter to the time.
 
     python benchmarks/sampling.py
     python benchmarks/sampling.py --models gpt --counts 16
@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -40,16 +41,19 @@ SPACES = {"28x28": Images(1, 28, 28, 2), "32x32x3": Images(3, 32, 32, 256)}
 @torch.no_grad()
 def measure(model: Sequential, count: int) -> tuple[float, float]:
     """(seconds from caches, seconds naively) to draw `count` observations."""
-    model.sample(2)
-    before = time.perf_counter()
-    x = model.sample(count)
-    cached = time.perf_counter() - before
-    entries, passes = model.entries(x), []
+    entries = model.entries(model.sample(count))
+    naive = seconds_of(lambda: model.conditionals(entries, None)) * len(model.order)
+    return seconds_of(lambda: model.sample(count)), naive
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """The median of three times, after a first that warms up."""
+    seconds = []
     for _ in range(4):
         before = time.perf_counter()
-        model.conditionals(entries, None)
-        passes.append(time.perf_counter() - before)
-    return cached, statistics.median(passes[1:]) * len(model.order)  # the first warmed up
+        work()
+        seconds.append(time.perf_counter() - before)
+    return statistics.median(seconds[1:])
 
 
 def main(
@@ -92,8 +96,8 @@ def main(
             seed=seed,
             seconds=time.perf_counter() - started,
             note=f"{count} images together, {cached:.2f} s from caches, {of_torch} thread(s), "
-            f"{SIZES.get(name, 'default sizes')}, {len(model.order)} sites; the naive time is the median of three "
-            "passes times the sites",
+            f"{SIZES.get(name, 'default sizes')}, {len(model.order)} sites; medians of three, the naive time that "
+            "of a pass times the sites",
         )
     Console().print(table)
 
