@@ -15,28 +15,34 @@ from torch.nn import functional as F
 
 from tacit.data import Dataset
 from tacit.nn import noise
+from tacit.nn.elementwise import Elementwise
 from tacit.spaces import Images, Space
 
 
 class Bijection(nn.Module):
-    """An invertible map of (batch, *shape)."""
+    """An invertible map of (batch, *shape), which may depend on a context, (batch, features).
 
-    def adapt(self, x: Tensor) -> None:
+    `sequential` names the directions, "forward" and "inverse", that compute one entry after the other.
+    """
+
+    sequential: frozenset[str] = frozenset()
+
+    def adapt(self, x: Tensor, context: Tensor | None = None) -> None:
         """Take from data, (rows, *shape), what the map must know before learning."""
 
-    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise: the result and log |det| of its Jacobian, (batch,)."""
         raise NotImplementedError
 
-    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise -> data: the result and log |det| of its Jacobian, (batch,)."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_and_log_det(x)[0]
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.forward_and_log_det(x, context)[0]
 
-    def inverse(self, z: Tensor) -> Tensor:
-        return self.inverse_and_log_det(z)[0]
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.inverse_and_log_det(z, context)[0]
 
 
 class Chain(Bijection):
@@ -47,25 +53,43 @@ class Chain(Bijection):
     def __init__(self, *bijections: Bijection):
         super().__init__()
         self.bijections = nn.ModuleList(bijections)  # type: ignore[assignment]
+        self.sequential = frozenset().union(*(bijection.sequential for bijection in bijections))
 
-    def adapt(self, x: Tensor) -> None:
+    def adapt(self, x: Tensor, context: Tensor | None = None) -> None:
         for bijection in self.bijections:
-            bijection.adapt(x)
-            x = bijection(x)
+            bijection.adapt(x, context)
+            x = bijection(x, context)
 
-    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = x.new_zeros(len(x), dtype=torch.float32 if not x.is_floating_point() else x.dtype)
         for bijection in self.bijections:
-            x, log_det = bijection.forward_and_log_det(x)
+            x, log_det = bijection.forward_and_log_det(x, context)
             total = total + log_det
         return x, total
 
-    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = z.new_zeros(len(z))
         for bijection in reversed(self.bijections):
-            z, log_det = bijection.inverse_and_log_det(z)
+            z, log_det = bijection.inverse_and_log_det(z, context)
             total = total + log_det
         return z, total
+
+
+class Inverse(Bijection):
+    """A bijection turned around: what takes data to noise fast then takes noise to data fast."""
+
+    _OTHER = {"forward": "inverse", "inverse": "forward"}  # noqa: RUF012
+
+    def __init__(self, bijection: Bijection):
+        super().__init__()
+        self.bijection = bijection
+        self.sequential = frozenset(self._OTHER[direction] for direction in bijection.sequential)
+
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.bijection.inverse_and_log_det(x, context)
+
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.bijection.forward_and_log_det(z, context)
 
 
 class Standardise(Bijection):
@@ -79,16 +103,16 @@ class Standardise(Bijection):
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("scale", torch.ones(shape))
 
-    def adapt(self, x: Tensor) -> None:
+    def adapt(self, x: Tensor, context: Tensor | None = None) -> None:
         x = x.double()
         deviation = x.std(0, unbiased=False)
         self.mean.copy_(x.mean(0))
         self.scale.copy_(torch.where(deviation > 1e-12, deviation, 1.0))
 
-    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return (x - self.mean) / self.scale, (-self.scale.log().sum()).expand(len(x))
 
-    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return z * self.scale + self.mean, self.scale.log().sum().expand(len(z))
 
 
@@ -103,7 +127,7 @@ class Dequantise(Bijection):
         super().__init__()
         self.levels = levels
 
-    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z = (x + noise.rand_like(x)) / self.levels
         return z, z.new_full((len(x),), -x[0].numel() * math.log(self.levels))
 
@@ -111,7 +135,7 @@ class Dequantise(Bijection):
         """The middle of each integer's interval: no noise, for codes that are to be the same each time."""
         return (x + 0.5) / self.levels
 
-    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = (z * self.levels).floor().clamp(0, self.levels - 1)
         return x, z.new_full((len(z),), z[0].numel() * math.log(self.levels))
 
@@ -123,12 +147,12 @@ class Logit(Bijection):
         super().__init__()
         self.margin = margin
 
-    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         p = self.margin + (1 - 2 * self.margin) * x
         z = torch.logit(p)
         return z, (F.softplus(z) + F.softplus(-z)).flatten(1).sum(1) + x[0].numel() * math.log1p(-2 * self.margin)
 
-    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = (torch.sigmoid(z) - self.margin) / (1 - 2 * self.margin)
         log_det = (F.softplus(z) + F.softplus(-z)).flatten(1).sum(1) + z[0].numel() * math.log1p(-2 * self.margin)
         return x, -log_det
@@ -147,18 +171,18 @@ class ActNorm(Bijection):
         self.shift = nn.Parameter(torch.zeros(features))
 
     @torch.no_grad()
-    def adapt(self, x: Tensor) -> None:
+    def adapt(self, x: Tensor, context: Tensor | None = None) -> None:
         x = x.double().transpose(0, 1).flatten(1)
         deviation = x.std(1, unbiased=False)
         log_scale = -torch.where(deviation > 1e-6, deviation, 1.0).log()
         self.log_scale.copy_(log_scale)
         self.shift.copy_(-x.mean(1) * log_scale.exp())
 
-    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_scale, shift = self._fitting(x)
         return x * log_scale.exp() + shift, self._log_det(x)
 
-    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_scale, shift = self._fitting(z)
         return (z - shift) * (-log_scale).exp(), -self._log_det(z)
 
@@ -182,49 +206,49 @@ class Permute(Bijection):
         self.register_buffer("order", order)
         self.register_buffer("back", order.argsort())
 
-    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return x.index_select(1, self.order), x.new_zeros(len(x))
 
-    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return z.index_select(1, self.back), z.new_zeros(len(z))
 
 
-class AffineCoupling(Bijection):
-    """Half of the features, or channels (axis 1), scaled and shifted by what the other half says.
+class Coupling(Bijection):
+    """Half of the features, or channels (axis 1), go through a map whose parameters depend on the other half.
 
-    z_kept = x_kept,  z_rest = x_rest · exp(s) + t,  (s, t) = net(x_kept)  (Dinh et al. 2017, eqs. 4–8).
+    z_kept = x_kept,  z_rest = f(x_rest; net(x_kept))  (Dinh et al. 2017, eqs. 4–8, for the affine map).
 
-    Two guards keep the map, its inverse and their gradients finite far from the data and do next to nothing near it:
-    s is softly bounded, and the net sees its input clipped to ±10, so that far out the map is linear. The input should
-    have unit scale.
+    The net sees its input clipped to ±10, so that far from the data it stays finite. The input should have unit scale.
 
     Args:
-        net: (batch, kept, …) -> (batch, 2 · rest, …), log-scales before shifts.
+        net: (batch, kept, …) -> (batch, parameters · rest, …), the first parameters of all features first; with a
+            context it is called with that too.
+        entry: the map f of each entry.
         sizes: how many features lie in the first and in the second half.
         keep_first: whether the first half is the one that is kept.
-        bound: largest |s|.
     """
 
     SEEN = 10.0
 
-    def __init__(self, net: nn.Module, sizes: tuple[int, int], *, keep_first: bool, bound: float):
+    def __init__(self, net: nn.Module, entry: Elementwise, sizes: tuple[int, int], *, keep_first: bool):
         super().__init__()
-        self.net, self.sizes, self.keep_first, self.bound = net, sizes, keep_first, bound
+        self.net, self.entry, self.sizes, self.keep_first = net, entry, sizes, keep_first
 
-    def scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """(s, t) for the rest, in the precision of `kept` whatever the net computes in."""
-        s, t = self.net(kept.clamp(-self.SEEN, self.SEEN)).to(kept.dtype).chunk(2, 1)
-        return self.bound * torch.tanh(s / self.bound), t
+    def parameters_of(self, kept: Tensor, context: Tensor | None) -> Tensor:
+        """(batch, parameters, rest, …), in the precision of `kept` whatever the net computes in."""
+        seen = kept.clamp(-self.SEEN, self.SEEN)
+        found = self.net(seen) if context is None else self.net(seen, context)
+        return found.to(kept.dtype).unflatten(1, (self.entry.parameters, -1))
 
-    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         kept, rest = self._halves(x)
-        s, t = self.scale_and_shift(kept)
-        return self._join(kept, torch.addcmul(t, rest, s.exp())), s.flatten(1).sum(1)
+        z, log_det = self.entry.forward_and_log_det(rest, self.parameters_of(kept, context))
+        return self._join(kept, z), log_det.flatten(1).sum(1)
 
-    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         kept, rest = self._halves(z)
-        s, t = self.scale_and_shift(kept)
-        return self._join(kept, (rest - t) * (-s).exp()), -s.flatten(1).sum(1)
+        x, log_det = self.entry.inverse_and_log_det(rest, self.parameters_of(kept, context))
+        return self._join(kept, x), log_det.flatten(1).sum(1)
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = x.split(self.sizes, 1)
@@ -234,43 +258,41 @@ class AffineCoupling(Bijection):
         return torch.cat((kept, rest) if self.keep_first else (rest, kept), 1)
 
 
-class CheckerboardCoupling(AffineCoupling):
-    """The affine coupling of images that keeps one colour of a chessboard (Dinh et al. 2017, §3.4, eq. 9).
+class CheckerboardCoupling(Coupling):
+    """The coupling of images that keeps one colour of a chessboard (Dinh et al. 2017, §3.4, eq. 9).
 
     Args:
-        net: (batch, channels, height, width) -> (batch, 2 · channels, height, width).
+        net: (batch, channels, height, width) -> (batch, parameters · channels, height, width).
+        entry: the map of each entry.
         size: height and width, odd or even.
         parity: 0 keeps the pixels whose row and column have an even sum, 1 the others.
-        bound: largest |s|.
     """
 
     mask: Tensor
 
-    def __init__(self, net: nn.Module, size: tuple[int, int], *, parity: int, bound: float):
-        super().__init__(net, (0, 0), keep_first=True, bound=bound)
+    def __init__(self, net: nn.Module, entry: Elementwise, size: tuple[int, int], *, parity: int):
+        super().__init__(net, entry, (0, 0), keep_first=True)
         rows, columns = torch.arange(size[0]).unsqueeze(1), torch.arange(size[1])
-        self.register_buffer("mask", ((rows + columns) % 2 == parity).float(), persistent=False)
+        self.register_buffer("mask", (rows + columns) % 2 == parity, persistent=False)
 
-    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        s, t = self.scale_and_shift(x)
-        return x * s.exp() + t, s.flatten(1).sum(1)
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._masked(x, self.entry.forward_and_log_det(x, self.parameters_of(x * self.mask, context)))
 
-    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        s, t = self.scale_and_shift(z)
-        return (z - t) * (-s).exp(), -s.flatten(1).sum(1)
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._masked(z, self.entry.inverse_and_log_det(z, self.parameters_of(z * self.mask, context)))
 
-    def scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        s, t = super().scale_and_shift(kept * self.mask)
-        return s * (1 - self.mask), t * (1 - self.mask)
+    def _masked(self, kept: Tensor, mapped: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        rest, log_det = mapped
+        return torch.where(self.mask, kept, rest), log_det.masked_fill(self.mask, 0).flatten(1).sum(1)
 
 
 class Squeeze(Bijection):
     """Trades space for channels: each 2 × 2 square of pixels becomes four channels (Dinh et al. 2017, §3.6)."""
 
-    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return F.pixel_unshuffle(x, 2), x.new_zeros(len(x))
 
-    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return F.pixel_shuffle(z, 2), z.new_zeros(len(z))
 
 
@@ -281,10 +303,10 @@ class Flatten(Bijection):
         super().__init__()
         self.shape = shape
 
-    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return x.flatten(1), x.new_zeros(len(x))
 
-    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return z.unflatten(1, self.shape), z.new_zeros(len(z))
 
 
@@ -303,16 +325,16 @@ class FactorOut(Bijection):
         super().__init__()
         self.done, self.rest = (shape[0] // 2, shape[1], shape[2]), rest
 
-    def adapt(self, x: Tensor) -> None:
-        self.rest.adapt(x[:, self.done[0] :])
+    def adapt(self, x: Tensor, context: Tensor | None = None) -> None:
+        self.rest.adapt(x[:, self.done[0] :], context)
 
-    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, log_det = self.rest.forward_and_log_det(x[:, self.done[0] :])
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, log_det = self.rest.forward_and_log_det(x[:, self.done[0] :], context)
         return torch.cat((x[:, : self.done[0]].flatten(1), z), 1), log_det
 
-    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         size = math.prod(self.done)
-        x, log_det = self.rest.inverse_and_log_det(z[:, size:])
+        x, log_det = self.rest.inverse_and_log_det(z[:, size:], context)
         return torch.cat((z[:, :size].unflatten(1, self.done), x), 1), log_det
 
 
