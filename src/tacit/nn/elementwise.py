@@ -1,4 +1,4 @@
-"""Monotone maps of one number by itself, whose parameters a network gives: what couplings and autoregressions consist of.
+"""Monotone maps of one number by itself, whose parameters a network gives: what couplings and autoregressions do.
 
 The parameters of (batch, *shape) entries are (batch, parameters, *shape), in one tensor with the entries last: a
 softmax over a first axis is many times as fast as over a short last one. All zeros give the identity, or nearly.
@@ -27,7 +27,7 @@ class Elementwise:
     Both directions return what they make of the entries, (batch, *shape), and log |derivative| of each.
     """
 
-    parameters: int
+    parameters: ClassVar[int]
 
     def forward_and_log_det(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Data -> noise."""

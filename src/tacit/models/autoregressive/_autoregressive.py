@@ -1,8 +1,8 @@
-"""What the autoregressive models share: classes, Bayes' rule, and one sampler that never computes anything twice.
+"""What the autoregressive models share, and one sampler that never computes anything twice.
 
-`Autoregressive` holds what follows from the factors p(x_d | x_<d, y) alone: the likelihood, p(x) = Σ_y p(y) p(x|y) of a
-conditional model, and p(y|x) ∝ p(x|y) p(y). `Sequential` adds sampling and completion for models that keep a state:
-`init_state` and `step(state, x_t)` give the parameters of one entry after the other at the cost of one entry each.
+`Autoregressive` holds what follows from the factors p(x_d | x_<d, y) alone. `Sequential` adds sampling and completion
+for models that keep a state: `init_state` and `step(state, x_t)` give the parameters of one entry after the other at
+the cost of one entry each.
 
 References
 ----------
@@ -13,8 +13,7 @@ References
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,34 +21,19 @@ from torch import Tensor, nn
 from tacit.capabilities import Kind
 from tacit.data import Dataset
 from tacit.distributions import Bernoulli, Categorical, CoupledLogisticMixture, DiscretisedLogisticMixture, Head
-from tacit.errors import DataError, TacitError
-from tacit.model import Batch, Losses, Model
-from tacit.nn import noise
+from tacit.errors import TacitError
+from tacit.models._conditional import Conditional
 from tacit.spaces import Images, Space, Video
 
 # Draws of the conditional head among which guidance chooses where a head's values cannot be listed.
 _CANDIDATES = 64
 
 
-class Autoregressive(Model):
-    """A product of conditionals, with or without classes. A model writes `hidden` and `readout`, and sets `head`.
-
-    Labels are (batch,) int64 within the networks, `self.classes` standing for "no label"; None if unconditional.
-    """
+class Autoregressive(Conditional):
+    """A product of conditionals, with or without classes. A model writes `hidden` and `readout`, and sets `head`."""
 
     density: Kind = "exact"
     head: Head
-    log_prior: Tensor
-
-    def __init__(self, space: Space, classes: int | None = None, label_dropout: float = 0.0):
-        super().__init__(space)
-        if classes is not None and classes < 1:
-            raise TacitError(f"classes is {classes}: give the number of classes, or leave it out")
-        if not 0 <= label_dropout < 1:
-            raise TacitError(f"label_dropout is {label_dropout}: give a probability in [0, 1)")
-        self.classes, self.label_dropout = classes, label_dropout
-        if classes is not None:
-            self.register_buffer("log_prior", torch.full((classes,), -math.log(classes)))
 
     # -- what a model writes ------------------------------------------------------------------------------------------
 
@@ -61,19 +45,11 @@ class Autoregressive(Model):
         """The head's parameters from those features, (batch, parameters, *entries)."""
         raise NotImplementedError
 
-    def entries(self, x: Tensor) -> Tensor:
-        """Observations as the head's entries; by default they are the same."""
-        return x
-
     def observations(self, entries: Tensor) -> Tensor:
         """Entries, (batch, *shape), as the user's data."""
         return entries.to(self.space.torch_dtype)
 
     # -- the factors --------------------------------------------------------------------------------------------------
-
-    def label_embedding(self, features: int) -> nn.Embedding | None:
-        """A vector for each class and one for "no label"; None for an unconditional model."""
-        return None if self.classes is None else nn.Embedding(self.classes + 1, features)
 
     def conditionals(self, entries: Tensor, label: Tensor | None) -> Tensor:
         """The head's parameters at every entry given those before it, (batch, parameters, *entries), in one pass."""
@@ -83,96 +59,12 @@ class Autoregressive(Model):
         """Log p(x | y), (batch,)."""
         return self.head.log_prob(self.conditionals(entries, label), entries).flatten(1).sum(1)
 
-    def _labels(self, label: int | Tensor, count: int) -> Tensor:
-        """A class for each of `count` rows, (count,) int64.
-
-        Raises:
-            TacitError: the model has no classes, the class is unknown, or there are not as many labels as rows.
-        """
-        if self.classes is None:
-            raise TacitError(f"label is {label}, but the model was fitted without classes: fit it with --classes")
-        found = torch.as_tensor(label, device=self.device)
-        if found.dim() and found.shape != (count,):
-            raise TacitError(f"label has shape {tuple(found.shape)}: give one class, or one for each of {count} rows")
-        if found.numel() and not 0 <= int(found.min()) <= int(found.max()) < self.classes:
-            unknown = found[(found < 0) | (found >= self.classes)].flatten()[0]
-            raise TacitError(f"{int(unknown)} is not a class of the model: they are 0 to {self.classes - 1}")
-        return found.long().expand(count)
-
-    # -- learning -----------------------------------------------------------------------------------------------------
-
-    def adapt(self, data: Dataset) -> None:
-        """Take the classes' shares."""
-        if self.classes is None:
-            return
-        if data.classes != self.classes:
-            raise DataError(
-                f"classes is {self.classes}, but {data.name} has {data.classes or 'none'}: give that number"
-            )
-        label = cast(Tensor, data.label)
-        label = label[label >= 0]
-        counts = torch.bincount(label, minlength=self.classes).double() + 1
-        self.log_prior.copy_((counts / counts.sum()).log())
-
-    def loss(self, batch: Batch) -> Losses:
-        """−log p(x | y), the label dropped in a share `label_dropout` of the rows, and where it is unknown."""
-        return Losses(nll=-self._log_prob(self.entries(self.space.check(batch.x)), self.learned_label(batch)).mean())
-
-    def learned_label(self, batch: Batch) -> Tensor | None:
-        """The labels a batch is learnt with."""
-        if self.classes is None:
-            return None
-        none = torch.full_like(batch.index, self.classes)
-        if batch.label is None:
-            return none
-        dropped = noise.rand(len(batch.x), device=batch.x.device) < self.label_dropout
-        return torch.where(dropped | (batch.label < 0), none, batch.label)
-
-    # -- capabilities -------------------------------------------------------------------------------------------------
-
-    def log_prob(self, x: Tensor, label: int | Tensor | None = None) -> Tensor:
-        """Log p(x), (batch,), exact, in nats; of a model with classes the mixture Σ_y p(y) p(x|y), or log p(x | label).
-
-        Raises:
-            SpaceError: `x` is not of the space.
-            TacitError: `label` is not a class.
-        """
-        entries = self.entries(self.space.check_values(x))
-        if self.classes is None and label is None:
-            return self._log_prob(entries, None)
-        if label is not None:
-            return self._log_prob(entries, self._labels(label, len(x)))
-        return self._joint(entries).logsumexp(1)
-
-    def _joint(self, entries: Tensor) -> Tensor:
-        """Log p(x | y) p(y), (batch, classes)."""
-        each = [self._log_prob(entries, self._labels(y, len(entries))) for y in range(self.classes or 0)]
-        return torch.stack(each, 1) + self.log_prior
-
-    @torch.no_grad()
-    def classify(self, x: Tensor) -> Tensor:
-        """p(y | x) by Bayes' rule, (batch, classes).
-
-        Raises:
-            TacitError: the model was fitted without classes.
-        """
-        self._labels(0, len(x))
-        return self._joint(self.entries(self.space.check_values(x))).softmax(1)
-
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
         """Features of the last layer, averaged over the sites, without a label: (batch, features)."""
         entries = self.entries(self.space.check_values(x))
         label = None if self.classes is None else torch.full((len(x),), self.classes, device=x.device)
         return self.hidden(entries, label).float().flatten(2).mean(2)
-
-    def drawn_labels(self, label: int | Tensor | None, count: int) -> Tensor | None:
-        """The labels to draw with: those given, else drawn from the prior; None for an unconditional model."""
-        if label is not None:
-            return self._labels(label, count)
-        if self.classes is None:
-            return None
-        return torch.multinomial(self.log_prior.exp(), count, replacement=True)
 
     def _labels_given(self, x: Tensor, known: Tensor) -> Tensor | None:
         """Labels drawn from p(y | known), (batch,): the known come first, so that their factors know nothing else."""
