@@ -194,15 +194,55 @@ class ActNorm(Bijection):
         return (self.log_scale.sum() * (x[0].numel() // len(self.log_scale))).expand(len(x))
 
 
+class Free(Bijection):
+    """Every entry of a vector mapped by itself, with parameters that are learnt and depend on nothing.
+
+    Args:
+        features: entries.
+        entry: the map of each.
+    """
+
+    def __init__(self, features: int, entry: Elementwise):
+        super().__init__()
+        self.entry = entry
+        self.parameters_of = nn.Parameter(0.01 * torch.randn(entry.parameters, features))
+
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, log_det = self.entry.forward_and_log_det(x, self.parameters_of[None])
+        return z, log_det.sum(1)
+
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x, log_det = self.entry.inverse_and_log_det(z, self.parameters_of[None])
+        return x, log_det.sum(1)
+
+
+class Scale(Bijection):
+    """A learnt scale for each feature: S of NICE (Dinh et al. 2015, arXiv:1410.8516, §3.3)."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(features))
+
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x * self.log_scale.exp(), self.log_scale.sum().expand(len(x))
+
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return z * (-self.log_scale).exp(), -self.log_scale.sum().expand(len(z))
+
+
 class Permute(Bijection):
-    """A fixed random permutation of the features, drawn when it is built and saved with the weights."""
+    """A fixed permutation of the features, saved with the weights.
+
+    Args:
+        order: (features,), which feature comes where; or the number of features, in a random order then.
+    """
 
     order: Tensor
     back: Tensor
 
-    def __init__(self, features: int):
+    def __init__(self, order: Tensor | int):
         super().__init__()
-        order = torch.randperm(features)
+        order = torch.randperm(order) if isinstance(order, int) else order
         self.register_buffer("order", order)
         self.register_buffer("back", order.argsort())
 
