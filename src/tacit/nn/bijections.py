@@ -140,6 +140,30 @@ class Dequantise(Bijection):
         return x, z.new_full((len(z),), z[0].numel() * math.log(self.levels))
 
 
+class VariationalDequantise(Dequantise):
+    """Dequantisation by noise from a flow that sees the integers (Ho et al. 2019, arXiv:1902.00275, §3.1).
+
+    log P(x) ≥ E_{u ~ q(u|x)} [log p((x + u) / levels) − log q(u|x)] − D log levels.
+
+    Args:
+        levels: of the integers.
+        flow: from standard normal noise of shape `shape`, given what `sees` makes of the integers, to (0, 1).
+        sees: from the integers, scaled to [−1, 1], to the flow's context.
+        shape: of the noise of one observation.
+    """
+
+    def __init__(self, levels: int, flow: Bijection, sees: nn.Module, shape: tuple[int, ...]):
+        super().__init__(levels)
+        self.flow, self.sees, self.shape = flow, sees, shape
+
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        seen = self.sees(x * (2 / (self.levels - 1)) - 1)
+        start = noise.randn(len(x), *self.shape, device=x.device).to(seen.dtype)
+        u, log_det = self.flow.forward_and_log_det(start, seen)
+        log_q = -0.5 * (start.square() + math.log(2 * math.pi)).flatten(1).sum(1) - log_det
+        return (x + u) / self.levels, -log_q - x[0].numel() * math.log(self.levels)
+
+
 class Logit(Bijection):
     """[0, 1] to the reals: logit(λ + (1 − 2λ) x) (Dinh et al. 2017, arXiv:1605.08803, §4.1, with α = λ)."""
 
@@ -192,6 +216,62 @@ class ActNorm(Bijection):
 
     def _log_det(self, x: Tensor) -> Tensor:
         return (self.log_scale.sum() * (x[0].numel() // len(self.log_scale))).expand(len(x))
+
+
+class InvertibleConv1x1(Bijection):
+    """A learnt mixing of the channels at every pixel, W = P L (U + diag(s)) (Kingma & Dhariwal 2018, §3.2).
+
+    It begins as a random rotation. The permutation P and the signs of s are fixed, log |s| is learnt.
+    """
+
+    permutation: Tensor
+    sign: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        rotation = torch.linalg.qr(torch.randn(channels, channels))[0]
+        permutation, lower, upper = torch.linalg.lu(rotation)
+        self.register_buffer("permutation", permutation)
+        self.register_buffer("sign", upper.diagonal().sign())
+        self.lower, self.upper = nn.Parameter(lower.tril(-1)), nn.Parameter(upper.triu(1))
+        self.log_scale = nn.Parameter(upper.diagonal().abs().log())
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        ones = torch.ones_like(self.log_scale)
+        return self.lower.tril(-1) + ones.diag(), self.upper.triu(1) + (self.sign * self.log_scale.exp()).diag()
+
+    def _mixed(self, x: Tensor, matrix: Tensor) -> Tensor:
+        return torch.matmul(matrix, x.flatten(2)).view_as(x)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return (self.log_scale.sum() * (x[0].numel() // x.shape[1])).expand(len(x))
+
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        lower, upper = self._factors()
+        return self._mixed(x, self.permutation @ lower @ upper), self._log_det(x)
+
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        lower, upper = self._factors()
+        half = torch.linalg.solve_triangular(lower, self.permutation.T, upper=False, unitriangular=True)
+        return self._mixed(z, torch.linalg.solve_triangular(upper, half, upper=True)), -self._log_det(z)
+
+
+class CheckerboardSplit(Bijection):
+    """The black squares of a chessboard to the first half of the channels, the white ones to the second.
+
+    (batch, channels, height, width) -> (batch, 2 · channels, height, width / 2), of an even width.
+    """
+
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        pairs = x.unflatten(3, (-1, 2))
+        odd = (torch.arange(x.shape[2], device=x.device) % 2 == 1)[:, None]
+        black, white = torch.where(odd[..., None], pairs.flip(4), pairs).unbind(4)
+        return torch.cat((black, white), 1), x.new_zeros(len(x))
+
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        pairs = torch.stack(z.chunk(2, 1), 4)
+        odd = (torch.arange(z.shape[2], device=z.device) % 2 == 1)[:, None]
+        return torch.where(odd[..., None], pairs.flip(4), pairs).flatten(3), z.new_zeros(len(z))
 
 
 class Free(Bijection):

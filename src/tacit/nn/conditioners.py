@@ -79,7 +79,7 @@ class ResidualConvolutions(nn.Module):
 
 
 def quiet(layer: _Layer) -> _Layer:
-    """Begin with small weights and no bias."""
+    """Begin with an output near zero, yet not zero: gradients reach the layers before from the first step on."""
     with torch.no_grad():
         layer.weight.mul_(0.01)
         if layer.bias is not None:

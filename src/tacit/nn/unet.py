@@ -11,21 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tacit.nn.conditioners import quiet
+
 
 def sinusoids(t: Tensor, width: int) -> Tensor:
     """Times (batch,) as sines and cosines of `width` / 2 frequencies from 1 to 1/10000 (Vaswani et al. 2017, §3.5)."""
     frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=t.device) / (width // 2))
     angles = t.float().unsqueeze(1) * frequencies
     return torch.cat((angles.sin(), angles.cos()), 1)
-
-
-def quiet(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
-    """Begin with an output near zero, yet not zero: gradients reach the layers before from the first step on."""
-    with torch.no_grad():
-        layer.weight.mul_(1e-2)
-        if layer.bias is not None:
-            layer.bias.zero_()
-    return layer
 
 
 class TimeEmbedding(nn.Module):
