@@ -116,6 +116,23 @@ class Standardise(Bijection):
         return z * self.scale + self.mean, self.scale.log().sum().expand(len(z))
 
 
+class Rescale(Bijection):
+    """A fixed scale and shift of all entries."""
+
+    def __init__(self, scale: float, shift: float):
+        super().__init__()
+        self.scale, self.shift = scale, shift
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return x.new_full((len(x),), x[0].numel() * math.log(abs(self.scale)))
+
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x * self.scale + self.shift, self._log_det(x)
+
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return (z - self.shift) / self.scale, -self._log_det(z)
+
+
 class Dequantise(Bijection):
     """Integers {0, …, levels − 1} to reals in [0, 1) by adding uniform noise: (x + u) / levels.
 

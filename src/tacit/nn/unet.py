@@ -22,15 +22,17 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Times (batch,) to (batch, outputs) of `dtype`, by way of sinusoids."""
+    """Times (batch,) to (batch, outputs) of `dtype`, by way of sinusoids; what a context says is added."""
 
-    def __init__(self, width: int, outputs: int):
+    def __init__(self, width: int, outputs: int, context: int = 0):
         super().__init__()
         self.width = width
+        self.context = nn.Linear(context, outputs) if context else None
         self.layers = nn.Sequential(nn.Linear(width, outputs), nn.SiLU(), nn.Linear(outputs, outputs), nn.SiLU())
 
-    def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.layers(sinusoids(t, self.width).to(dtype))
+    def forward(self, t: Tensor, dtype: torch.dtype, context: Tensor | None = None) -> Tensor:
+        time = self.layers(sinusoids(t, self.width).to(dtype))
+        return time if self.context is None else time + self.context(context)
 
 
 class ResidualBlock(nn.Module):
@@ -76,15 +78,25 @@ class UNet(nn.Module):
         multipliers: of the width, one a level.
         blocks: residual blocks of a level, on the way down and on the way up.
         dropout: share of hidden channels dropped while learning.
+        context: features of the context; 0 for none.
     """
 
-    def __init__(self, channels: int, *, width: int, multipliers: tuple[int, ...], blocks: int, dropout: float):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        width: int,
+        multipliers: tuple[int, ...],
+        blocks: int,
+        dropout: float,
+        context: int = 0,
+    ):
         super().__init__()
         self.blocks = blocks
         time = 4 * width
         widths = [width * m for m in multipliers]
         low = widths[-1]
-        self.time = TimeEmbedding(width, time)
+        self.time = TimeEmbedding(width, time, context)
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
         self.down, self.shrink, self.grow, self.up = (nn.ModuleList() for _ in range(4))
         here = width
@@ -103,8 +115,8 @@ class UNet(nn.Module):
             here = w
         self.head = nn.Sequential(_norm(here), nn.SiLU(), quiet(nn.Conv2d(here, channels, 3, padding=1)))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        time = self.time(t, x.dtype)
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        time = self.time(t, x.dtype, context)
         h, across = self._descend(x, time)
         for i, block in enumerate(self.up):
             if i % self.blocks == 0:
@@ -136,11 +148,12 @@ class TimedPerceptron(nn.Module):
         width: hidden units.
         blocks: residual layers.
         dropout: share of hidden units dropped while learning.
+        context: features of the context; 0 for none.
     """
 
-    def __init__(self, features: int, *, width: int, blocks: int, dropout: float):
+    def __init__(self, features: int, *, width: int, blocks: int, dropout: float, context: int = 0):
         super().__init__()
-        self.time = TimeEmbedding(width, width)
+        self.time = TimeEmbedding(width, width, context)
         self.stem = nn.Linear(features, width)
         self.times = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
         self.layers = nn.ModuleList(
@@ -149,12 +162,12 @@ class TimedPerceptron(nn.Module):
         )
         self.head = nn.Sequential(nn.SiLU(), quiet(nn.Linear(width, features)))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.head(self.features(x, t))
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.head(self.features(x, t, context))
 
-    def features(self, x: Tensor, t: Tensor) -> Tensor:
+    def features(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         """The last hidden layer, (batch, width)."""
-        time, h = self.time(t, x.dtype), self.stem(x)
+        time, h = self.time(t, x.dtype, context), self.stem(x)
         for told, layer in zip(self.times, self.layers, strict=True):
             h = h + layer(h + told(time))
         return h

@@ -2,9 +2,10 @@
 
     z = logit(Σ_k π_k F((x − μ_k) / s_k)),        log p(x) = log p_base(z) + log |dz/dx|
 
-With one layer and a logistic base this is the mixture of logistics (of Gaussians) itself: σ(z) is uniform. Further layers, with a learnt scale and shift between them, compose to what no mixture of that size can be. The inverse
-is found by bisection, to 2^−40 of a bracket that the components give. Of several columns each has its own flow, as if
-they were independent.
+With one layer and a logistic base this is the mixture of logistics (of Gaussians) itself, as σ(z) is uniform. Further
+layers, with a learnt scale and shift between them, compose to what no mixture of that size can be. The inverse is found
+by bisection, to 2^−40 of a bracket that the components give. Of several columns each has its own flow, as if they were
+independent.
 
 References
 ----------

@@ -68,8 +68,8 @@ class Glow(Flow):
         check_counts(scales=scales, steps=steps, width=width)
         if space.height % 2 or space.width % 2:
             raise SpaceError(
-                f"glow squeezes squares of 2 × 2 pixels, and images of {space.height} × {space.width} have an odd side: "
-                f"crop them by one, or take realnvp"
+                f"glow squeezes squares of 2 × 2 pixels, and images of {space.height} × {space.width} have an odd "
+                f"side: crop them by one, or take realnvp"
             )
         self.flow, self.last = _scale(
             space.shape, scales, steps, Affine(bound), partial(Convolutions, width=width, context=self.context)

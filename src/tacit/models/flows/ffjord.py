@@ -1,0 +1,101 @@
+"""FFJORD: a continuous flow with a free-form velocity and an unbiased estimate of its volume.
+
+    z(1) = x + ∫₀¹ v(z(t), t) dt,        log p(x) = log p(z(1)) + ∫₀¹ tr ∂v/∂z dt
+
+The velocity is any network; its divergence is estimated by Hutchinson's trace while learning, and computed exactly in
+few dimensions afterwards. An adaptive solver goes along it, in either direction.
+
+References
+----------
+- Grathwohl, Chen, Bettencourt, Sutskever & Duvenaud (2019), FFJORD: Free-form continuous dynamics for scalable
+  reversible generative models, arXiv:1810.01367
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tacit.capabilities import Kind
+from tacit.errors import TacitError
+from tacit.model import Recipe
+from tacit.models.flows._flow import Flow, check_counts
+from tacit.nn.bijections import ActNorm, Chain, Flatten
+from tacit.nn.continuous import Continuous
+from tacit.spaces import Images, Space, Vectors
+
+
+class FFJORD(Flow):
+    """FFJORD.
+
+    Args:
+        space: vectors, or images, whose pixels are read as one vector.
+        blocks: continuous flows, one after the other.
+        hidden: units of each hidden layer of a velocity.
+        tolerance: of the solver while learning; a tenth of it otherwise.
+        exact: the most dimensions of which the density is exact; above it is an estimate.
+        adjoint: gradients by solving backwards in time, which takes less memory and more time.
+        classes: how many classes it draws and tells apart; None learns without labels.
+        label_dropout: share of the rows that are learnt without their label.
+
+    Raises:
+        TacitError: a number is below 1, or `tolerance` is not positive.
+    """
+
+    spaces = (Vectors, Images)
+    recipe = Recipe(batch_size=256, learning_rate=2e-3, schedule="cosine", warmup=100, clip=5.0, ema=0.999)
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        blocks: int = 1,
+        hidden: tuple[int, ...] = (64, 64, 64),
+        tolerance: float = 1e-4,
+        exact: int = 64,
+        adjoint: bool = False,
+        classes: int | None = None,
+        label_dropout: float = 0.0,
+    ):
+        super().__init__(space, classes, label_dropout)
+        check_counts(blocks=blocks, hidden=min(hidden, default=1))
+        if tolerance <= 0:
+            raise TacitError(f"tolerance is {tolerance}: give a small positive number, such as 1e-4")
+        features = space.dimensions
+        self.exact = exact
+        flows = [
+            Continuous(Velocity(features, hidden, self.context), tolerance=tolerance, exact=exact, adjoint=adjoint)
+            for _ in range(blocks)
+        ]
+        self.flow = Chain(Flatten(*space.shape), ActNorm(features), *flows)
+
+    @property
+    def density(self) -> Kind:
+        """Exact up to the solver's tolerance in few dimensions; with Hutchinson's trace an estimate."""
+        return super().density if self.space.dimensions <= self.exact else "estimate"
+
+
+class Velocity(nn.Module):
+    """A perceptron whose layers are scaled and shifted by time and context: y = (W x + b) ⊙ σ(G c) + H c.
+
+    Args:
+        features: of the state.
+        hidden: units of each hidden layer.
+        context: features of the context; 0 for none.
+    """
+
+    def __init__(self, features: int, hidden: tuple[int, ...], context: int = 0):
+        super().__init__()
+        sizes = (features, *hidden, features)
+        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
+        self.gates = nn.ModuleList(nn.Linear(1 + context, 2 * b) for _, b in pairs)
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        """(batch, features), (batch,), (batch, context) -> (batch, features)."""
+        given = t[:, None] if context is None else torch.cat((t[:, None], context), 1)
+        for i, (layer, gate) in enumerate(zip(self.layers, self.gates, strict=True)):
+            scale, shift = gate(given).chunk(2, 1)
+            x = torch.addcmul(shift, layer(x if i == 0 else F.softplus(x)), scale.sigmoid())
+        return x
