@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tacit.nn.autoregression import MaskedAutoregression
 from tacit.nn.bijections import (
     ActNorm,
-    AffineCoupling,
     Bijection,
     Chain,
     CheckerboardCoupling,
+    CheckerboardSplit,
+    Coupling,
     Dequantise,
     FactorOut,
     Flatten,
+    Free,
+    Inverse,
+    InvertibleConv1x1,
     Logit,
     Permute,
+    Rescale,
+    Scale,
     Squeeze,
     Standardise,
+    VariationalDequantise,
 )
+from tacit.nn.elementwise import Affine, MixtureCDF, Spline
 
 
 def _net(inputs: int, outputs: int) -> nn.Module:
@@ -31,22 +42,39 @@ def _conv(inputs: int, outputs: int) -> nn.Module:
 
 
 def _pyramid() -> Chain:
-    inner = Chain(CheckerboardCoupling(_conv(2, 4), (2, 3), parity=0, bound=2.0), Flatten(2, 2, 3))
+    inner = Chain(CheckerboardCoupling(_conv(2, 4), Affine(2.0), (2, 3), parity=0), Flatten(2, 2, 3))
     return Chain(Squeeze(), ActNorm(4), FactorOut((4, 2, 3), inner))
+
+
+def _moved(bijection: Bijection) -> Bijection:
+    """Away from where it begins."""
+    with torch.no_grad():
+        for parameter in bijection.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return bijection
 
 
 VECTORS = (5,)
 IMAGES = (1, 4, 6)
 CASES = {
     "standardise": (lambda: Standardise(5), VECTORS),
+    "rescale": (lambda: Rescale(-2.0, 0.3), VECTORS),
     "actnorm": (lambda: ActNorm(5), VECTORS),
     "actnorm of images": (lambda: ActNorm(1), IMAGES),
     "permute": (lambda: Permute(5), VECTORS),
-    "coupling, first kept": (lambda: AffineCoupling(_net(3, 4), (3, 2), keep_first=True, bound=2.0), VECTORS),
-    "coupling, second kept": (lambda: AffineCoupling(_net(2, 6), (3, 2), keep_first=False, bound=2.0), VECTORS),
-    "checkerboard 0": (lambda: CheckerboardCoupling(_conv(1, 2), (4, 6), parity=0, bound=2.0), IMAGES),
-    "checkerboard 1": (lambda: CheckerboardCoupling(_conv(1, 2), (4, 6), parity=1, bound=2.0), IMAGES),
-    "checkerboard, odd": (lambda: CheckerboardCoupling(_conv(2, 4), (3, 5), parity=1, bound=2.0), (2, 3, 5)),
+    "scale": (lambda: _moved(Scale(5)), VECTORS),
+    "free spline": (lambda: _moved(Free(5, Spline())), VECTORS),
+    "free mixture": (lambda: _moved(Free(5, MixtureCDF(3))), VECTORS),
+    "coupling, first kept": (lambda: Coupling(_net(3, 4), Affine(2.0), (3, 2), keep_first=True), VECTORS),
+    "coupling, second kept": (lambda: Coupling(_net(2, 6), Affine(2.0), (3, 2), keep_first=False), VECTORS),
+    "coupling by splines": (lambda: Coupling(_net(3, 2 * 23), Spline(), (3, 2), keep_first=True), VECTORS),
+    "turned around": (lambda: Inverse(Coupling(_net(3, 4), Affine(2.0), (3, 2), keep_first=True)), VECTORS),
+    "checkerboard 0": (lambda: CheckerboardCoupling(_conv(1, 2), Affine(2.0), (4, 6), parity=0), IMAGES),
+    "checkerboard 1": (lambda: CheckerboardCoupling(_conv(1, 2), Affine(2.0), (4, 6), parity=1), IMAGES),
+    "checkerboard, odd": (lambda: CheckerboardCoupling(_conv(2, 4), Affine(2.0), (3, 5), parity=1), (2, 3, 5)),
+    "checkerboard by splines": (lambda: CheckerboardCoupling(_conv(1, 23), Spline(), (4, 6), parity=1), IMAGES),
+    "checkerboard split": (CheckerboardSplit, (2, 3, 4)),
+    "invertible convolution": (lambda: InvertibleConv1x1(3), (3, 2, 4)),
     "squeeze": (Squeeze, IMAGES),
     "multi-scale": (_pyramid, IMAGES),
 }  # fmt: skip
@@ -84,7 +112,7 @@ def test_log_dets_of_both_directions_cancel(case: tuple[Bijection, Tensor]) -> N
 
 def test_a_coupling_leaves_what_it_keeps() -> None:
     x = torch.randn(4, 2, 3, 5)
-    z = CheckerboardCoupling(_conv(2, 4), (3, 5), parity=0, bound=2.0)(x)
+    z = CheckerboardCoupling(_conv(2, 4), Affine(2.0), (3, 5), parity=0)(x)
     kept = torch.tensor([[(i + j) % 2 == 0 for j in range(5)] for i in range(3)])
     assert torch.equal(z[..., kept], x[..., kept])
     assert (z[..., ~kept] != x[..., ~kept]).all()
@@ -92,7 +120,7 @@ def test_a_coupling_leaves_what_it_keeps() -> None:
 
 @pytest.mark.parametrize("scale", [4.0, 1e4])
 def test_a_coupling_is_inverted_far_from_the_data(scale: float) -> None:
-    coupling = AffineCoupling(_net(3, 4), (3, 2), keep_first=True, bound=2.0)
+    coupling = Coupling(_net(3, 4), Affine(2.0), (3, 2), keep_first=True)
     with torch.no_grad():
         coupling.net[-1].weight.mul_(100)
     x = (scale * torch.randn(9, 5)).requires_grad_()
@@ -125,3 +153,29 @@ def test_logit_log_det() -> None:
     _, log_det = Logit().forward_and_log_det(x)
     jacobian = torch.autograd.functional.jacobian(Logit(), x[:1])
     torch.testing.assert_close(jacobian.reshape(4, 4).slogdet().logabsdet, log_det[0])
+
+
+def test_a_chain_says_which_of_its_directions_are_sequential() -> None:
+    slow = MaskedAutoregression(3, Affine(), (8,))
+    assert Chain(Permute(3), slow).sequential == {"inverse"}
+    assert Chain(Permute(3), Inverse(slow)).sequential == {"forward"}
+    assert Chain(slow, Inverse(slow)).sequential == {"forward", "inverse"}
+    assert not Chain(Permute(3), Scale(3)).sequential
+
+
+def test_the_checkerboard_split_parts_the_colours() -> None:
+    board = torch.tensor([[float((i + j) % 2) for j in range(4)] for i in range(3)])[None, None]
+    black, white = CheckerboardSplit()(board).chunk(2, 1)
+    assert (black == 0).all() and (white == 1).all()
+
+
+def test_learnt_noise_keeps_the_integers_and_its_density_is_counted() -> None:
+    torch.manual_seed(0)
+    flow = Chain(_moved(Free(2, Spline())), Inverse(Logit(0.0)))
+    dequantise = VariationalDequantise(5, flow, nn.Identity(), (2,)).double()
+    x = torch.randint(0, 5, (40_000, 2)).double()
+    z, log_det = dequantise.forward_and_log_det(x)
+    assert torch.equal(dequantise.inverse(z).double(), x)
+    # E_q[1 / q(u | x)] is the volume of the cell, one; the width of the cells is counted apart.
+    volume = (log_det + 2 * math.log(5)).exp()
+    assert volume.mean().item() == pytest.approx(1, abs=5 * volume.std().item() / math.sqrt(len(x)))

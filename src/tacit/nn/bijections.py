@@ -302,14 +302,14 @@ class Free(Bijection):
     def __init__(self, features: int, entry: Elementwise):
         super().__init__()
         self.entry = entry
-        self.parameters_of = nn.Parameter(0.01 * torch.randn(entry.parameters, features))
+        self.entries = nn.Parameter(0.01 * torch.randn(entry.parameters, features))
 
     def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, log_det = self.entry.forward_and_log_det(x, self.parameters_of[None])
+        z, log_det = self.entry.forward_and_log_det(x, self.entries.expand(len(x), -1, -1))
         return z, log_det.sum(1)
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x, log_det = self.entry.inverse_and_log_det(z, self.parameters_of[None])
+        x, log_det = self.entry.inverse_and_log_det(z, self.entries.expand(len(z), -1, -1))
         return x, log_det.sum(1)
 
 

@@ -190,7 +190,7 @@ class MixtureCDF(Elementwise):
         log_share, means, log_scales = mixture
         u = (x[:, None] - means) * (-log_scales).exp()
         if self.gaussian:
-            low, high = torch.special.log_ndtr(u), torch.special.log_ndtr(-u)
+            low, high = log_normal_cdf(u), log_normal_cdf(-u)
             log_density = -0.5 * (u.square() + math.log(2 * math.pi))
         else:
             low, high = F.logsigmoid(u), F.logsigmoid(-u)
@@ -236,6 +236,15 @@ class MixtureCDF(Elementwise):
             small = below - above < z
             low, high = torch.where(small, middle, low), torch.where(small, high, middle)
         return (low + high) / 2
+
+
+def log_normal_cdf(u: Tensor) -> Tensor:
+    """Log Φ(u); far below zero by its asymptotic series, where PyTorch's own has wrong gradients."""
+    near, far = u.clamp(min=-20), u.clamp(max=-20)
+    inverse = far.square().reciprocal()
+    series = torch.log1p(inverse * (-1 + inverse * (3 - 15 * inverse)))
+    tail = -0.5 * (far.square() + math.log(2 * math.pi)) - (-far).log() + series
+    return torch.where(u > -20, torch.special.log_ndtr(near), tail)
 
 
 def soft_bound(x: Tensor, bound: float) -> Tensor:

@@ -13,6 +13,8 @@ References
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -88,7 +90,7 @@ class Velocity(nn.Module):
     def __init__(self, features: int, hidden: tuple[int, ...], context: int = 0):
         super().__init__()
         sizes = (features, *hidden, features)
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(itertools.pairwise(sizes))
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
         self.gates = nn.ModuleList(nn.Linear(1 + context, 2 * b) for _, b in pairs)
 
