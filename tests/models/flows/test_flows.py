@@ -1,0 +1,259 @@
+"""What holds for every flow: it inverts, its log-determinant is autograd's, its density is one, far away it is finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tacit import catalogue
+from tacit.data import Dataset
+from tacit.model import Batch
+from tacit.models.flows._flow import Flow
+from tacit.spaces import Images, Space, Vectors
+
+# Arguments that keep every model small, and the spaces beyond vectors on which it is looked at.
+SMALL: dict[str, dict[str, Any]] = {
+    "cdf-flow": {"components": 3},
+    "ffjord": {"hidden": (16,), "tolerance": 1e-5},
+    "flow++": {"width": 8, "blocks": 1, "couplings": (2, 1, 1), "components": 2},
+    "flow-matching": {"width": 16, "blocks": 1, "tolerance": 1e-6},
+    "glow": {"steps": 2, "width": 8, "scales": 2},
+    "iaf": {"hidden": (16,), "layers": 2},
+    "maf": {"hidden": (16,), "layers": 2},
+    "neural-spline-flow": {"hidden": (16,), "layers": 3, "channels": 8, "blocks": 1},
+    "nice": {"hidden": (16,)},
+    "realnvp": {"hidden": (16,), "couplings": 4, "channels": 8, "blocks": 1},
+}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "maf-mixture": ("maf", {"entry": "mixture", "components": 3}),
+    "maf-spline": ("maf", {"entry": "spline"}),
+    "neural-spline-flow-autoregressive": ("neural-spline-flow", {"kind": "autoregressive"}),
+    "nice-normal": ("nice", {"base": "normal"}),
+    "flow++-uniform": ("flow++", {"dequantisation": "uniform"}),
+    "cdf-flow-logistic": ("cdf-flow", {"kind": "logistic"}),
+}
+NAMES = [*SMALL, *VARIANTS]
+CONTINUOUS = ("ffjord", "flow-matching")
+SPACES = {
+    "Vectors(2)": Vectors(2),
+    "Vectors(7)": Vectors(7),
+    "Images(1, 4, 4, 17)": Images(1, 4, 4, 17),
+    "Images(3, 4, 6, 256)": Images(3, 4, 6),
+    "Images(1, 3, 5, 2)": Images(1, 3, 5, 2),
+}
+
+
+def _data(space: Space, rows: int = 40) -> Tensor:
+    if isinstance(space, Images):
+        return torch.randint(0, space.levels or 2, (rows, *space.shape), dtype=torch.uint8)
+    return 10 * torch.randn(rows, *space.shape) + 3
+
+
+def _model(name: str, space: Space, **arguments: object) -> Flow:
+    """A model that does something: begun near the identity it would invert by chance."""
+    torch.manual_seed(0)
+    base, variant = VARIANTS.get(name, (name, {}))
+    model = catalogue.load(base)(space, **{**SMALL[base], **variant, **arguments})
+    assert isinstance(model, Flow)
+    label = torch.arange(40) % (model.classes or 1)
+    model.adapt(Dataset(space, _data(space), label))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def _cases(*kinds: type[Space], names: list[str] = NAMES) -> Any:
+    def found() -> Iterator[Any]:
+        for name in names:
+            entry = catalogue.entry(VARIANTS.get(name, (name, {}))[0])
+            for shown, space in SPACES.items():
+                if not isinstance(space, kinds or (Vectors, Images)) or space.kind not in entry.spaces:
+                    continue
+                if isinstance(space, Images) and (space.height % 2 and entry.name in ("glow", "flow++")):
+                    continue
+                if isinstance(space, Images) and name == "neural-spline-flow-autoregressive":
+                    continue
+                if name in CONTINUOUS and space.dimensions > 16:  # an equation takes its time
+                    continue
+                yield pytest.param(name, space, id=f"{name}-{shown}")
+
+    return pytest.mark.parametrize(("name", "space"), list(found()))
+
+
+@pytest.fixture(autouse=True)
+def _slow_directions_are_wanted_here(recwarn: pytest.WarningsRecorder) -> None:
+    """IAF learns from data in what follows, and warns that this is slow."""
+
+
+@_cases()
+def test_inverts_in_double_and_in_single_precision(name: str, space: Space) -> None:
+    model = _model(name, space)
+    solved = name in CONTINUOUS  # to the tolerance of the solver
+    x = torch.randn(9, *space.shape, dtype=torch.float64)
+    with torch.no_grad():
+        assert (model.flow.double().inverse(model.flow(x)) - x).abs().max() < (1e-5 if solved else 1e-8)
+        x = x.float()
+        assert (model.flow.float().inverse(model.flow(x)) - x).abs().max() < 1e-4
+
+
+@_cases()
+def test_log_det_is_that_of_the_jacobian(name: str, space: Space) -> None:
+    model = _model(name, space).double()
+    at = 1e-4 if name in CONTINUOUS else 1e-6
+    x = torch.randn(2, *space.shape, dtype=torch.float64)
+    z, log_det = model.flow.forward_and_log_det(x)
+    _, back = model.flow.inverse_and_log_det(z)
+    torch.testing.assert_close(log_det + back, torch.zeros_like(back), rtol=0, atol=at)
+    for row, value in zip(x, log_det, strict=True):
+        jacobian = torch.autograd.functional.jacobian(lambda r: model.flow(r[None])[0], row)
+        torch.testing.assert_close(jacobian.reshape(space.dimensions, -1).slogdet().logabsdet, value, rtol=0, atol=at)
+
+
+@_cases(Images)
+def test_an_image_is_what_its_code_decodes_to(name: str, space: Space) -> None:
+    model, x = _model(name, space), _data(space)
+    z = model.encode(x)
+    assert z.shape == (len(x), space.dimensions) and torch.equal(z, model.encode(x))
+    y = model.decode(z)
+    assert y.dtype == space.torch_dtype and torch.equal(y, x)
+    assert model.embed(x).shape == (len(x), model.last) and torch.equal(model.embed(x), z[:, -model.last :])
+
+
+@_cases(Vectors)
+def test_a_cold_sample_is_what_the_middle_of_the_noise_decodes_to(name: str, space: Space) -> None:
+    model = _model(name, space)
+    cold = model.sample(2, temperature=0.0)
+    torch.testing.assert_close(cold, model.decode(torch.zeros(2, space.dimensions)))
+
+
+def _ring(rows: int = 512) -> Tensor:
+    """A ring, in units in which a standard deviation is far from one."""
+    angle = 2 * math.pi * torch.rand(rows)
+    return torch.stack((20 * angle.cos(), 0.3 * angle.sin()), 1) + torch.randn(rows, 2) * torch.tensor([2.0, 0.03])
+
+
+def _learn(model: Flow, x: Tensor, steps: int) -> None:
+    model.adapt(Dataset(model.space, x))
+    optimiser = torch.optim.Adam(model.train().parameters(), lr=5e-3)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        model.loss(Batch(x, torch.arange(len(x)))).total.backward()
+        optimiser.step()
+    model.eval()
+
+
+PLANAR = [name for name in NAMES if Vectors in catalogue.load(VARIANTS.get(name, (name, {}))[0]).spaces]
+
+
+@pytest.mark.parametrize("name", PLANAR)
+def test_on_a_ring_the_density_is_one_and_samples_agree_with_it(name: str) -> None:
+    torch.manual_seed(0)
+    base, variant = VARIANTS.get(name, (name, {}))
+    model = catalogue.load(base)(Vectors(2), **{**SMALL[base], **variant})
+    ring = _ring()
+    _learn(model, ring, 60)
+    a, b = torch.linspace(-70, 70, 301), torch.linspace(-1.0, 1.0, 301)
+    grid = torch.cartesian_prod(a, b)
+    with torch.no_grad():
+        mass = model.log_prob(grid).exp() * (a[1] - a[0]) * (b[1] - b[0])
+    assert mass.sum().item() == pytest.approx(1, abs=1e-2)
+    # The grid's cells, drawn by their mass, are another sample of the same law.
+    cells = grid[torch.multinomial(mass, 2000, replacement=True)]
+    cells = cells + (torch.rand(2000, 2) - 0.5) * torch.stack((a[1] - a[0], b[1] - b[0]))
+    same = _energy_distance(model.sample(2000), cells)
+    assert same < 0.02
+    assert _energy_distance(cells + torch.tensor([10.0, 0.0]), cells) > 3 * 0.02, "another law would not be told"
+
+
+def _energy_distance(x: Tensor, y: Tensor) -> float:
+    """2 E|x − y| − E|x − x'| − E|y − y'| in units of the ring's deviations: 0 only if the laws are the same."""
+    scale = torch.tensor([14.0, 0.21])
+    x, y = x / scale, y / scale
+    within = sum(torch.cdist(s, s).sum() / (len(s) * (len(s) - 1)) for s in (x, y))
+    return float(2 * torch.cdist(x, y).mean() - within)
+
+
+# What a network knows nothing of has no bound in a mixture's tails, nor in an equation's solution.
+@_cases(Vectors, names=[name for name in NAMES if name not in CONTINUOUS])
+@pytest.mark.parametrize("scale", [4.0, 1e4])
+def test_far_from_the_data_everything_is_finite_and_inverted(name: str, space: Space, scale: float) -> None:
+    model = _model(name, space)
+    _learn(model, _data(space), 20)
+    x = (scale * _data(space)).requires_grad_()
+    log_prob = model.log_prob(x)
+    log_prob.mean().backward()
+    assert log_prob.isfinite().all() and x.grad is not None and x.grad.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    back = model.decode(model.encode(x.detach()))
+    assert ((back - x).abs() <= 1e-3 * x.abs().max()).all()
+
+
+@_cases()
+def test_nats_in_double_precision_are_the_same(name: str, space: Space) -> None:
+    model = _model(name, space)
+    _learn(model, _data(space), 10)
+    x = _data(space)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        single = model.log_prob(x)
+        torch.manual_seed(1)
+        y = model.reals(x).double()
+        z = model.double().flow(y)
+        torch.manual_seed(1)
+        double = model.base_log_prob(z) + model.flow.forward_and_log_det(y)[1]
+        torch.manual_seed(1)
+        double = double + model.reals.float().forward_and_log_det(x)[1]
+    bits = (single.double() - double).mean().abs() / (space.dimensions * math.log(2))
+    assert bits < 1e-4
+
+
+@_cases()
+def test_every_parameter_learns(name: str, space: Space) -> None:
+    model = _model(name, space)
+    x = _data(space)
+    model.train().loss(Batch(x[:10], torch.arange(10))).total.backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+CONDITIONAL = [name for name in NAMES if "classes" in catalogue.load(VARIANTS.get(name, (name, {}))[0]).arguments()]
+
+
+@_cases(names=CONDITIONAL)
+def test_a_class_changes_density_and_samples(name: str, space: Space) -> None:
+    model, x = _model(name, space, classes=3), _data(space)
+    if name in CONTINUOUS or isinstance(space, Images):
+        torch.manual_seed(1)
+    with torch.no_grad():
+        each = []
+        for y in range(3):
+            torch.manual_seed(1)
+            each.append(model.log_prob(x, y))
+    assert (each[0] != each[1]).any() and (each[1] != each[2]).any()
+    z = torch.randn(4, space.dimensions)
+    a, b = model.decode(z, 0).float(), model.decode(z, 1).float()
+    assert isinstance(space, Images) or not torch.equal(a, b)
+    shares = model.classify(x)
+    torch.testing.assert_close(shares.sum(1), torch.ones(len(x)))
+
+
+COMPILED = [
+    ("realnvp", Vectors(7)),
+    ("maf", Vectors(7)),
+    ("neural-spline-flow", Vectors(7)),
+    ("glow", Images(1, 4, 4, 17)),
+]
+
+
+@pytest.mark.parametrize(("name", "space"), COMPILED, ids=[name for name, _ in COMPILED])
+def test_compiles_without_a_break(name: str, space: Space) -> None:
+    model = _model(name, space)
+    x = torch.randn(5, *space.shape)
+    both = torch.compile(model.flow.forward_and_log_det, fullgraph=True, backend="aot_eager")
+    for found, wanted in zip(both(x), model.flow.forward_and_log_det(x), strict=True):
+        torch.testing.assert_close(found, wanted)
