@@ -41,9 +41,13 @@ def integrated(model, x, reach=6.0, steps=241):
         return log_joint.logsumexp(1) + model._entries(x)[1]
 
 
-@pytest.mark.parametrize("space", [BINARY, Images(2, 3, 3, levels=5), Vectors(3)], ids=["binary", "levels", "table"])
-def test_bounds_rise_towards_the_integrated_density(space):
-    model, x = random_vae(space), observations(space, 4)
+@pytest.mark.parametrize(
+    ("space", "arguments"),
+    [(BINARY, {}), (Images(2, 3, 3, levels=5), {}), (Vectors(3), {}), (Vectors(3), {"flow": 2, "flow_hidden": 8})],
+    ids=["binary", "levels", "table", "flow"],
+)
+def test_bounds_rise_towards_the_integrated_density(space, arguments):
+    model, x = random_vae(space, **arguments), observations(space, 4)
     exact = integrated(model, x).mean().item()
     with torch.no_grad():
         elbo = model.log_prob(x.repeat(5000, *(1,) * len(space.shape))).mean().item()
@@ -114,7 +118,8 @@ def test_importance_weighted_equals_a_naive_loop(space, monkeypatch):
     for i in range(5):
         one = x[i : i + 1]
         entries, log_det = model._entries(one)
-        mean, log_var = model._posterior(entries)
+        posterior = model._posterior(entries)
+        mean, log_var = posterior.mean, posterior.log_var
         q = torch.distributions.Normal(mean, (0.5 * log_var).exp())
         p = torch.distributions.Normal(torch.zeros(2), torch.ones(2))
         weights = []
@@ -133,6 +138,7 @@ def test_importance_weighted_equals_a_naive_loop(space, monkeypatch):
         (BINARY, {"decoder": "logistic"}),
         (Images(3, 5, 7), {}),
         (Vectors(4), {"hidden": (8, 6)}),
+        (Vectors(4), {"flow": 2, "flow_hidden": 8}),
         (Images(1, 28, 20, levels=2), {"network": "conv"}),
         (Images(4, 9, 5), {"network": "conv", "channels": (3, 4, 5)}),
         (Images(3, 1, 1), {"network": "conv"}),
@@ -160,6 +166,18 @@ def test_takes_any_size_and_gives_it_back(space, arguments):
     first = model.eval().log_prob(x)
     torch.manual_seed(5)
     assert torch.equal(again.log_prob(x), first)
+
+
+def test_a_flow_of_the_posterior_makes_its_entries_depend_on_one_another():
+    model, x = random_vae(BINARY, flow=2, flow_hidden=8), observations(BINARY, 1)
+    posterior = model._posterior(model._entries(x)[0])
+    noises = torch.randn(1, 2, requires_grad=True)
+    z, log_ratio = posterior.draw(noises)
+    jacobian = torch.stack([torch.autograd.grad(z[0, d], noises, retain_graph=True)[0][0] for d in range(2)])
+    assert jacobian[0, 1] != 0 or jacobian[1, 0] != 0
+    normal = torch.distributions.Normal(0.0, 1.0)
+    log_q = normal.log_prob(noises).sum() - jacobian.slogdet().logabsdet
+    torch.testing.assert_close(log_ratio[0], normal.log_prob(z).sum() - log_q)
 
 
 def test_density_gradient_is_that_of_the_elbo():

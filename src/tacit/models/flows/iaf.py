@@ -4,7 +4,7 @@
 
 The nets see the noise, not the data: all entries of a sample are computed at once, and the density of a sample costs no
 more. The density of anything else needs its noise first, entry by entry: learning from data is slow and for few
-columns. Where the flow is learnt from its own samples, as the posterior of a VAE is (`iaf-vae`), nothing is slow.
+columns. Where the flow is learnt from its own samples, as the posterior of a VAE is (`vae --flow`), nothing is slow.
 
 References
 ----------

@@ -9,6 +9,9 @@ Averaging K importance weights before taking the logarithm gives a tighter bound
 
     log p(x) ≥ E[log 1/K Σ_k w_k],    w_k = p(x|z_k) p(z_k) / q(z_k|x),    z_k ~ q(z|x).
 
+Inverse autoregressive steps after the Gaussian give q the dependences that a diagonal one lacks: z = f(z₀; h(x)) and
+log q(z|x) = log q(z₀|x) − log |det ∂f/∂z₀|, all entries in one pass; the KL divergence is then estimated by a sample.
+
 The decoder is a likelihood of the user's own data: Bernoulli for binary images, a discretised logistic for images of
 more levels, a Gaussian for standardised tables; the last two with a learnt scale for each entry.
 
@@ -17,13 +20,15 @@ References
 - Kingma & Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114
 - Rezende, Mohamed & Wierstra (2014), Stochastic backpropagation and approximate inference, arXiv:1401.4082
 - Burda, Grosse & Salakhutdinov (2016), Importance weighted autoencoders, arXiv:1509.00519 (the tighter bound)
-- Kingma et al. (2016), arXiv:1606.04934 (the discretised logistic)
+- Kingma et al. (2016), Improved variational inference with inverse autoregressive flow, arXiv:1606.04934 (the steps
+  after the Gaussian; the discretised logistic)
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -35,7 +40,9 @@ from tacit.distributions.discrete import softplus_sum
 from tacit.errors import TacitError
 from tacit.model import Batch, Losses, Model, Recipe
 from tacit.nn import noise
-from tacit.nn.bijections import Standardise
+from tacit.nn.autoregression import MaskedAutoregression
+from tacit.nn.bijections import Bijection, Chain, Permute, Standardise
+from tacit.nn.elementwise import Affine
 from tacit.spaces import Images, Space, Vectors
 
 # Parameters of entries that one pass of the decoder computes where it draws many samples: few enough (1 MB) to stay in
@@ -44,7 +51,7 @@ _AT_ONCE = 2**18
 
 
 class VAE(Model):
-    """Variational autoencoder with a Gaussian posterior and one stochastic layer.
+    """Variational autoencoder with one stochastic layer and a Gaussian posterior, or one that goes on by a flow.
 
     Args:
         latent: dimensions of z.
@@ -52,9 +59,11 @@ class VAE(Model):
         network: "mlp", fully connected alone, or "conv", which takes images through convolutions first.
         channels: of the convolutions, each of which halves height and width; for "conv" alone.
         decoder: "bernoulli" (binary images), "logistic" (images) or "gaussian" (tables); by default what suits.
+        flow: inverse autoregressive steps after the Gaussian posterior.
+        flow_hidden: units of the hidden layer of each.
 
     Raises:
-        TacitError: a width is below 1, or the network or the decoder does not suit the space.
+        TacitError: a width is below 1, `flow` is below 0, or the network or the decoder does not suit the space.
     """
 
     spaces = (Images, Vectors)
@@ -72,11 +81,16 @@ class VAE(Model):
         network: Literal["mlp", "conv"] = "mlp",
         channels: tuple[int, ...] = (32, 64),
         decoder: Literal["bernoulli", "logistic", "gaussian"] | None = None,
+        flow: int = 0,
+        flow_hidden: int = 320,
     ):
         super().__init__(space)
-        for name, value in {"latent": (latent,), "hidden": hidden, "channels": channels}.items():
+        widths = {"latent": (latent,), "hidden": hidden, "channels": channels, "flow_hidden": (flow_hidden,)}
+        for name, value in widths.items():
             if min(value, default=0) < 1:
                 raise TacitError(f"{name} is {value}: give at least 1")
+        if flow < 0:
+            raise TacitError(f"flow is {flow}: give the number of steps after the Gaussian posterior, 0 for none")
         self.latent = latent
         self.head = _head(space, decoder)
         if isinstance(space, Vectors):
@@ -89,7 +103,14 @@ class VAE(Model):
             outside, inside, ends = _convolutions(space, channels)
         else:
             raise TacitError(f"network is {network!r}, which does not take {space.kind}: give 'mlp'")
-        self.encoder = nn.Sequential(*outside, *_dense(ends, *hidden), nn.Linear(hidden[-1], 2 * latent))
+        # Mean, log variance and, for the flow, what else it should know of x.
+        told = 3 if flow else 2
+        self.encoder = nn.Sequential(*outside, *_dense(ends, *hidden), nn.Linear(hidden[-1], told * latent))
+        steps: list[Bijection] = []
+        for _ in range(flow):
+            steps += [MaskedAutoregression(latent, Affine(), (flow_hidden,), context=latent)]
+            steps += [Permute(torch.arange(latent).flip(0))]
+        self.flow = Chain(*steps) if flow else None
         self.decoder = nn.Sequential(*_dense(latent, *reversed(hidden)), nn.Linear(hidden[0], ends), *inside)
         # What the decoder adds to an entry's own location and scale, which start at the data's (`adapt`).
         self.entry = nn.Parameter(torch.zeros(self.head.parameters, *space.shape))
@@ -103,11 +124,11 @@ class VAE(Model):
             return self.standardise.forward_and_log_det(x)
         return x, torch.zeros(len(x), device=x.device)
 
-    def _posterior(self, entries: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of q(z|x), (batch, latent) each. The encoder sees images on [−1, 1]."""
+    def _posterior(self, entries: Tensor) -> Posterior:
+        """q(z|x). The encoder sees images on [−1, 1]."""
         levels = self.space.levels
         seen = entries if levels is None else entries.float() * (2 / (levels - 1)) - 1
-        return self.encoder(seen).float().chunk(2, 1)
+        return Posterior(self.flow, *self.encoder(seen).float().split(self.latent, 1))
 
     def _given(self, z: Tensor) -> Tensor:
         """The head's parameters of p(x|z), (batch, parameters, *shape)."""
@@ -127,12 +148,13 @@ class VAE(Model):
             self.entry.copy_(self.head.marginal(self._entries(x)[0]))
 
     def loss(self, batch: Batch) -> Losses:
-        """The two parts of −ELBO, the KL divergence in closed form: `reconstruction`, −E_q[log p(x|z)], and `kl`."""
+        """The two parts of −ELBO: `reconstruction`, −E_q[log p(x|z)], and `kl`, of a Gaussian in closed form."""
         entries, log_det = self._entries(batch.x)
-        mean, log_var = self._posterior(entries)
-        z = mean + (0.5 * log_var).exp() * noise.randn_like(mean)
+        posterior = self._posterior(entries)
+        z, log_ratio = posterior.draw(noise.randn_like(posterior.mean))
         log_likelihood = self.head.log_prob(self._given(z), entries).flatten(1).sum(1) + log_det
-        return Losses(reconstruction=-log_likelihood.mean(), kl=gaussian_kl(mean, log_var).mean())
+        kl = gaussian_kl(posterior.mean, posterior.log_var) if self.flow is None else -log_ratio
+        return Losses(reconstruction=-log_likelihood.mean(), kl=kl.mean())
 
     # -- capabilities -------------------------------------------------------------------------------------------------
 
@@ -143,16 +165,13 @@ class VAE(Model):
             TacitError: `samples` is below 1.
         """
         entries, log_det = self._entries(x)
-        mean, log_var = self._posterior(entries)
+        posterior = self._posterior(entries)
         if samples < 1:
             raise TacitError(f"samples is {samples}: give at least 1")
         at_once = max(1, _AT_ONCE // (len(x) * self.space.dimensions * self.head.parameters))
         total = torch.full((len(x),), -math.inf, device=x.device)
         for count in [at_once] * (samples // at_once) + [samples % at_once] * (samples % at_once > 0):
-            noises = noise.randn(len(x), count, self.latent, device=x.device)
-            z = mean[:, None] + (0.5 * log_var).exp()[:, None] * noises
-            # log p(z) − log q(z|x): the constants of the two Gaussians cancel.
-            log_ratio = 0.5 * (noises.square() - z.square() + log_var[:, None]).sum(2)
+            z, log_ratio = posterior.draw(noise.randn(len(x), count, self.latent, device=x.device))
             total = torch.logaddexp(total, (self._log_likelihood(z, entries) + log_ratio).logsumexp(1))
         return total - math.log(samples) + log_det
 
@@ -181,8 +200,9 @@ class VAE(Model):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Posterior means, (batch, latent)."""
-        return self._posterior(self._entries(x)[0])[0]
+        """Posterior means, (batch, latent); with a flow, where it takes the Gaussian's."""
+        posterior = self._posterior(self._entries(x)[0])
+        return posterior.draw(torch.zeros_like(posterior.mean))[0]
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
@@ -202,6 +222,36 @@ class VAE(Model):
         if isinstance(self.space, Vectors):
             entries = self.standardise.inverse(entries)
         return entries.to(self.space.torch_dtype)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """q(z|x) of a batch: z = f(μ + σ ⊙ ε; h), f the identity unless there is a flow.
+
+    Attributes:
+        flow: f.
+        mean: μ, (batch, latent).
+        log_var: log σ², likewise.
+        context: h, likewise.
+    """
+
+    flow: Chain | None
+    mean: Tensor
+    log_var: Tensor
+    context: Tensor | None = None
+
+    def draw(self, noises: Tensor) -> tuple[Tensor, Tensor]:
+        """Z and log p(z) − log q(z|x), from standard normal noise: (batch, …, latent) and (batch, …)."""
+        fitting = len(self.mean), *[1] * (noises.dim() - 2), -1
+        mean, log_var = self.mean.view(fitting), self.log_var.view(fitting)
+        z = mean + (0.5 * log_var).exp() * noises
+        log_det = z.new_zeros(())
+        if self.flow is not None and self.context is not None:
+            context = self.context.view(fitting).expand_as(z).reshape(-1, z.shape[-1])
+            z, log_det = self.flow.forward_and_log_det(z.reshape(-1, z.shape[-1]), context)
+            z, log_det = z.view(noises.shape), log_det.view(noises.shape[:-1])
+        # The constants of the two Gaussians cancel.
+        return z, 0.5 * (noises.square() - z.square() + log_var).sum(-1) + log_det
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
