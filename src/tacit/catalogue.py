@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _MODELS = Path(__file__).parent / "models"
 
+# What is meant by the name of a family where a model is expected: the one to try first.
+FIRST_CHOICE = {"flow": "neural-spline-flow"}
+
 # Method -> capability: the same names as in capabilities.py, which needs torch and so is not imported here.
 _CAPABILITIES = {
     "log_prob": "density",
@@ -73,13 +76,13 @@ def entries() -> tuple[Entry, ...]:
 
 
 def entry(name: str) -> Entry:
-    """The model called `name`.
+    """The model called `name`, or the first choice of a family called so.
 
     Raises:
         TacitError: there is none; the message gives the nearest names.
     """
     for found in entries():
-        if found.name == name:
+        if found.name == FIRST_CHOICE.get(name, name):
             return found
     names = [found.name for found in entries()]
     near = difflib.get_close_matches(name.lower().replace("_", "-"), names, n=3, cutoff=0.4)

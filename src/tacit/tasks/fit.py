@@ -57,7 +57,7 @@ def fit(
     """Train `model` on the training part of `data` and keep everything in a run folder.
 
     Args:
-        model: a name of the catalogue (`tacit models`).
+        model: a name of the catalogue (`tacit models`); `flow` takes the first choice among flows.
         data: a path, a name (`tacit data`), or a `Dataset`.
         steps: the budget in optimiser steps.
         epochs: the budget in passes over the data.
@@ -91,6 +91,7 @@ def fit(
     Raises:
         TacitError: an argument, the data or the model does not fit; the message says which and what to do.
     """
+    model = catalogue.entry(model).name
     cls = catalogue.load(model)
     dataset = data if isinstance(data, Dataset) else load(data)
     configured = configure(model, cls, dataset, arguments)
