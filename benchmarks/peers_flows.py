@@ -1,10 +1,15 @@
-"""Training throughput of affine-coupling flows: tacit beside zuko, nflows and normflows, interleaved in one run.
+"""Flows beside zuko, nflows and normflows: a step, a density and a sample, taking turns in one run.
 
     pip install --no-deps zuko nflows normflows umnn tqdm
-    python benchmarks/peers_flows.py
+    python benchmarks/peers_flows.py --dimensions 2 43
 
-Everyone has as many couplings, the same hidden widths and activation, halves that take turns, the same batches, and a
-fused Adam; a step is loss, backward pass and update. The rounds take turns, so that the machine's moods hit all alike.
+Everyone has the same architecture – affine couplings of halves that take turns, masked affine autoregressions that read
+the entries to and fro, or couplings by rational-quadratic splines of 8 bins – with as many layers, hidden layers and
+units, the same batches and a fused Adam; a step is loss, backward pass and update. The rounds take turns, so that the
+machine's moods hit all alike; the medians are compared with the fastest peer's.
+
+normflows' splines have no choice of network but a residual one, of as many matrix products; its and nflows' masked
+perceptrons have no activation after their first layer.
 """
 
 from __future__ import annotations
@@ -12,6 +17,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import tyro
@@ -20,124 +27,188 @@ from torch import Tensor, nn
 from record import record
 from tacit.data import Dataset
 from tacit.model import Batch
+from tacit.models.flows._flow import Flow
+from tacit.models.flows.maf import MAF
+from tacit.models.flows.neural_spline_flow import NeuralSplineFlow
 from tacit.models.flows.realnvp import RealNVP
 from tacit.spaces import Vectors
 
-Loss = Callable[[Tensor], Tensor]
+Kind = Literal["coupling", "maf", "spline"]
+LAYERS, HIDDEN, BINS, TAIL = 5, 128, 8, 5.0
+MODELS = {"coupling": "realnvp", "maf": "maf", "spline": "neural-spline-flow"}
+# Aimed at, beside the fastest peer: the coupling flow and MAF as fast, the spline flow faster.
+TARGETS = {("spline", "log-prob"): 1.8, ("spline", "train-step"): 1.4}
 
 
-def ours(data: Dataset, couplings: int, hidden: tuple[int, ...]) -> tuple[nn.Module, Loss]:
-    model = RealNVP(data.space, couplings=couplings, hidden=hidden, masks="alternating")
-    model.adapt(data)
+@dataclass(frozen=True)
+class Contestant:
+    """One library's model: `log_prob` of (rows, features), `sample` of a number of rows."""
+
+    model: nn.Module
+    log_prob: Callable[[Tensor], Tensor]
+    sample: Callable[[int], Tensor]
+    loss: Callable[[Tensor], Tensor]
+
+
+def ours(kind: Kind, features: int) -> Contestant:
+    space, hidden = Vectors(features), (HIDDEN, HIDDEN)
+    model: Flow
+    if kind == "coupling":
+        model = RealNVP(space, couplings=LAYERS, hidden=hidden, masks="alternating")
+    elif kind == "maf":
+        model = MAF(space, layers=LAYERS, hidden=hidden)
+    else:
+        model = NeuralSplineFlow(space, layers=LAYERS, hidden=hidden, bins=BINS, tail=TAIL)
+    model.adapt(Dataset(space, torch.randn(2000, features)))
     index = torch.arange(1)
-    return model, lambda x: model.loss(Batch(x, index)).total
+    return Contestant(model, model.log_prob, model.sample, lambda x: model.loss(Batch(x, index)).total)
 
 
-def zuko(data: Dataset, couplings: int, hidden: tuple[int, ...]) -> tuple[nn.Module, Loss]:
-    import zuko
+def zuko(kind: Kind, features: int) -> Contestant:
+    from zuko import flows
 
-    model = zuko.flows.RealNVP(data.space.dimensions, transforms=couplings, hidden_features=hidden)
-    return model, lambda x: -model().log_prob(x).mean()
+    sizes = {"transforms": LAYERS, "hidden_features": (HIDDEN, HIDDEN)}
+    if kind == "coupling":
+        model = flows.RealNVP(features, **sizes)
+    elif kind == "maf":
+        model = flows.MAF(features, **sizes)
+    else:
+        model = flows.NSF(features, bins=BINS, passes=2, **sizes)
+    return Contestant(
+        model, lambda x: model().log_prob(x), lambda n: model().sample((n,)), lambda x: -model().log_prob(x).mean()
+    )
 
 
-def nflows(data: Dataset, couplings: int, hidden: tuple[int, ...]) -> tuple[nn.Module, Loss]:
+def nflows(kind: Kind, features: int) -> Contestant:
+    from nflows import transforms
     from nflows.distributions import StandardNormal
     from nflows.flows import Flow
     from nflows.nn.nets import MLP
-    from nflows.transforms import AffineCouplingTransform, CompositeTransform
     from nflows.utils.torchutils import create_alternating_binary_mask
 
     class Net(MLP):
         def forward(self, inputs: Tensor, context: None = None) -> Tensor:
             return super().forward(inputs)
 
-    features = data.space.dimensions
-    layers = [
-        AffineCouplingTransform(
-            create_alternating_binary_mask(features, even=i % 2 == 0), lambda a, b: Net([a], [b], list(hidden))
-        )
-        for i in range(couplings)
-    ]
-    model = Flow(CompositeTransform(layers), StandardNormal([features]))
-    return model, lambda x: -model.log_prob(x).mean()
+    layers = []
+    for i in range(LAYERS):
+        mask = create_alternating_binary_mask(features, even=i % 2 == 0)
+        if kind == "coupling":
+            layers.append(transforms.AffineCouplingTransform(mask, lambda a, b: Net([a], [b], [HIDDEN, HIDDEN])))
+        elif kind == "maf":
+            layers += [
+                transforms.MaskedAffineAutoregressiveTransform(
+                    features, HIDDEN, num_blocks=1, use_residual_blocks=False
+                ),
+                transforms.ReversePermutation(features),
+            ]
+        else:
+            layers.append(
+                transforms.PiecewiseRationalQuadraticCouplingTransform(
+                    mask, lambda a, b: Net([a], [b], [HIDDEN, HIDDEN]), BINS, "linear", TAIL
+                )
+            )
+    model = Flow(transforms.CompositeTransform(layers), StandardNormal([features]))
+    return Contestant(model, model.log_prob, model.sample, lambda x: -model.log_prob(x).mean())
 
 
-def normflows(data: Dataset, couplings: int, hidden: tuple[int, ...]) -> tuple[nn.Module, Loss]:
+def normflows(kind: Kind, features: int) -> Contestant:
     import normflows
 
-    features = data.space.dimensions
     layers: list[nn.Module] = []
-    for _ in range(couplings):
-        net = normflows.nets.MLP([(features + 1) // 2, *hidden, 2 * (features // 2)])
-        layers += [normflows.flows.AffineCouplingBlock(net), normflows.flows.Permute(features, mode="swap")]
+    for i in range(LAYERS):
+        if kind == "coupling":
+            net = normflows.nets.MLP([(features + 1) // 2, HIDDEN, HIDDEN, 2 * (features // 2)])
+            layers += [normflows.flows.AffineCouplingBlock(net), normflows.flows.Permute(features, mode="swap")]
+        elif kind == "maf":
+            layers += [
+                normflows.flows.MaskedAffineAutoregressive(features, HIDDEN, num_blocks=1, use_residual_blocks=False),
+                normflows.flows.Permute(features, mode="swap"),
+            ]
+        else:
+            layers.append(
+                normflows.flows.CoupledRationalQuadraticSpline(
+                    features, 1, HIDDEN, num_bins=BINS, tail_bound=TAIL, reverse_mask=i % 2 == 1
+                )
+            )
     model = normflows.NormalizingFlow(normflows.distributions.DiagGaussian(features, trainable=False), layers)
-    return model, model.forward_kld
+    return Contestant(model, model.log_prob, lambda n: model.sample(n)[0], model.forward_kld)
+
+
+PEERS = zuko, nflows, normflows
+
+
+def seconds_of(contestants: dict[str, Contestant], what: str, x: Tensor, rounds: int) -> dict[str, float]:
+    """The median seconds of one step, density or sample of each, the first round left out."""
+    optimisers = {
+        name: torch.optim.Adam(each.model.parameters(), lr=1e-5, fused=True) for name, each in contestants.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        names = list(contestants)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            each = contestants[name]
+            began = time.perf_counter()
+            if what == "train-step":
+                each.loss(x).backward()
+                optimisers[name].step()
+                optimisers[name].zero_grad(set_to_none=True)
+            else:
+                with torch.no_grad():
+                    each.log_prob(x) if what == "log-prob" else each.sample(len(x))
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
 def main(
-    features: tuple[int, ...] = (6, 43),
-    couplings: int = 8,
-    hidden: tuple[int, ...] = (128, 128),
+    kinds: tuple[Kind, ...] = ("coupling", "maf", "spline"),
+    dimensions: tuple[int, ...] = (2, 43, 784),
     batch: int = 512,
     rounds: int = 41,
-    steps: int = 10,
     threads: int = 1,
     seed: int = 0,
 ) -> None:
-    """Measure steps a second and record the ratio to each peer.
+    """Measure every cell and record the ratio to the fastest peer.
 
     Args:
-        features: sizes of table to measure at.
-        couplings: coupling layers of everyone.
-        hidden: hidden widths of everyone's networks.
-        batch: rows a step.
-        rounds: interleaved repetitions; the medians are compared.
-        steps: steps a round and a library.
+        kinds: of flow.
+        dimensions: of the data.
+        batch: rows a step, a density and a sample; a sixteenth of it where autoregressions are sampled.
+        rounds: interleaved repetitions; an eighth of it where autoregressions are sampled.
         threads: torch's threads.
         seed: of weights and data.
     """
     torch.set_num_threads(threads)
-    for size in features:
-        torch.manual_seed(seed)
-        started = time.perf_counter()
-        x = torch.randn(batch * steps, size)
-        data = Dataset(Vectors(size), x)
-        contestants = {}
-        for build in (ours, zuko, nflows, normflows):
-            model, loss = build(data, couplings, hidden)
-            contestants[build.__name__] = (loss, torch.optim.Adam(model.parameters(), lr=1e-4, fused=True))
-        seconds: dict[str, list[float]] = {name: [] for name in contestants}
-        for turn in range(rounds + 1):
-            names = list(contestants)
-            for name in names[turn % 4 :] + names[: turn % 4]:
-                loss, optimiser = contestants[name]
-                began = time.perf_counter()
-                for rows in x.split(batch):
-                    loss(rows).backward()
-                    optimiser.step()
-                    optimiser.zero_grad(set_to_none=True)
-                seconds[name].append((time.perf_counter() - began) / steps)
-        # The first round warms up.
-        median = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-        for peer in ("zuko", "nflows", "normflows"):
-            record(
-                "realnvp",
-                f"gaussian-{size}",
-                f"speed-ratio:{peer}:train-step",
-                median[peer] / median["ours"],
-                split="train",
-                unit="peer's seconds / ours",
-                better="higher",
-                target=1.0,
-                reference={"value": median[peer], "source": f"{peer}, seconds a step, same run"},
-                seed=seed,
-                seconds=time.perf_counter() - started,
-                packages=(peer,),
-                note=(
-                    f"ours {median['ours']:.5f} s a step, {peer} {median[peer]:.5f}; {couplings} couplings, "
-                    f"hidden {hidden}, batch {batch}, {rounds} interleaved rounds of {steps} steps, medians"
-                ),
-            )
+    for kind in kinds:
+        for features in dimensions:
+            torch.manual_seed(seed)
+            x = torch.randn(batch, features)
+            contestants = {build.__name__: build(kind, features) for build in (ours, *PEERS)}
+            for what in ("train-step", "log-prob", "sample"):
+                started = time.perf_counter()
+                slow = kind == "maf" and what == "sample"
+                rows = x[: batch // 16] if slow else x
+                median = seconds_of(contestants, what, rows, max(1, rounds // 8) if slow else rounds)
+                rivals = {name: value for name, value in median.items() if name != "ours"}
+                rival = min(rivals, key=lambda name: rivals[name])
+                target = 20.0 if slow and features >= 43 else TARGETS.get((kind, what), 1.0)
+                shown = ", ".join(f"{name} {1e3 * value:.3g} ms" for name, value in median.items())
+                record(
+                    MODELS[kind],
+                    f"gaussian-{features}",
+                    f"speed-ratio:{what}",
+                    median[rival] / median["ours"],
+                    split="train",
+                    unit="fastest peer's seconds / ours",
+                    better="higher",
+                    target=target,
+                    reference={"value": median[rival], "source": f"{rival}, seconds, same run"},
+                    seed=seed,
+                    seconds=time.perf_counter() - started,
+                    packages=tuple(peer.__name__ for peer in PEERS),
+                    note=f"{shown}; {LAYERS} layers, hidden {HIDDEN} twice, {len(rows)} rows, medians of interleaved "
+                    f"rounds",
+                )
 
 
 if __name__ == "__main__":
