@@ -22,7 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ffjord": {"hidden": (16,), "tolerance": 1e-5},
     "flow++": {"width": 8, "blocks": 1, "couplings": (2, 1, 1), "components": 2},
     "flow-matching": {"width": 16, "blocks": 1, "tolerance": 1e-6},
-    "glow": {"steps": 2, "width": 8, "scales": 2},
+    "glow": {"depth": 2, "width": 8, "scales": 2},
     "iaf": {"hidden": (16,), "layers": 2},
     "maf": {"hidden": (16,), "layers": 2},
     "neural-spline-flow": {"hidden": (16,), "layers": 3, "channels": 8, "blocks": 1},

@@ -39,7 +39,7 @@ class Glow(Flow):
     Args:
         space: images of even height and width.
         scales: how often at most to squeeze; as often as height and width are even.
-        steps: steps of flow at each scale.
+        depth: steps of flow at each scale, the paper's K.
         width: channels of the couplings' networks; the paper's 512.
         bound: largest log-scale of one coupling; a soft bound that should not bind on the data.
         classes: how many classes it draws and tells apart; None learns without labels.
@@ -58,21 +58,21 @@ class Glow(Flow):
         space: Images,
         *,
         scales: int = 3,
-        steps: int = 8,
+        depth: int = 8,
         width: int = 64,
         bound: float = 3.0,
         classes: int | None = None,
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout)
-        check_counts(scales=scales, steps=steps, width=width)
+        check_counts(scales=scales, depth=depth, width=width)
         if space.height % 2 or space.width % 2:
             raise SpaceError(
                 f"glow squeezes squares of 2 × 2 pixels, and images of {space.height} × {space.width} have an odd "
                 f"side: crop them by one, or take realnvp"
             )
         self.flow, self.last = _scale(
-            space.shape, scales, steps, Affine(bound), partial(Convolutions, width=width, context=self.context)
+            space.shape, scales, depth, Affine(bound), partial(Convolutions, width=width, context=self.context)
         )
 
     @torch.no_grad()
@@ -81,16 +81,16 @@ class Glow(Flow):
         return self.encode(positive).mean(0) - self.encode(negative).mean(0)
 
 
-def _scale(shape: tuple[int, ...], scales: int, steps: int, entry: Affine, net: Network) -> tuple[Chain, int]:
+def _scale(shape: tuple[int, ...], scales: int, depth: int, entry: Affine, net: Network) -> tuple[Chain, int]:
     """The bijections from one scale on, and the number of entries of the last."""
     c, h, w = shape[0] * 4, shape[1] // 2, shape[2] // 2
     half = (c // 2, c // 2)
     layers: list[Bijection] = [Squeeze()]
-    for _ in range(steps):
+    for _ in range(depth):
         layers += [ActNorm(c), InvertibleConv1x1(c), Coupling(net(c // 2, 2 * (c // 2)), entry, half, keep_first=True)]
     if scales == 1 or h % 2 or w % 2:
         return Chain(*layers, Flatten(c, h, w)), c * h * w
-    rest, last = _scale((c // 2, h, w), scales - 1, steps, entry, net)
+    rest, last = _scale((c // 2, h, w), scales - 1, depth, entry, net)
     # The learnt prior of the half that is done, given the one that goes on.
     prior = Coupling(net(c // 2, 2 * (c // 2)), entry, half, keep_first=False)
     return Chain(*layers, prior, FactorOut((c, h, w), rest)), last
