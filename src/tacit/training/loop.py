@@ -213,8 +213,9 @@ class Loop:
     def _draw(self) -> None:
         reseed(self.plan.seed, "picture", 0)
         with self.learner.averaged_weights():
-            samples = self.model.sample(36)  # type: ignore[operator]
-        pictures.draw(samples.cpu(), self.train, self.folder / "samples" / f"step-{self.step:08d}.png")
+            samples = self.model.sample(36 if self.train.space.kind != "vectors" else 500)  # type: ignore[operator]
+            path = self.folder / "samples" / f"step-{self.step:08d}.png"
+            pictures.draw(self.model, samples.cpu(), self.train, path)
         self.pictures_drawn += 1
 
     # -- checkpoints -------------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""Samples as a picture: a grid of images, film strips or films, a scatter of points, lines of text, curves of sound."""
+"""Samples as a picture: a grid of images, film strips or films, points, lines of text, curves of sound.
+
+A density of two columns is drawn as a map under its samples, and beside it what a grid in noise becomes in the data.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tacit.capabilities import has
 from tacit.data import Dataset
+from tacit.model import Model
 from tacit.spaces import Images, Tokens, Vectors, Video, Waveform
 
 _FRAME_MILLISECONDS = 150
@@ -50,8 +55,15 @@ def as_text(x: Tensor, vocabulary: tuple[str, ...]) -> list[str]:
     return [joint.join(vocabulary[i] for i in row) for row in x.tolist()]
 
 
-def draw(samples: Tensor, data: Dataset, path: Path) -> Path:
-    """Write `samples` of the space of `data` to `path`: a PNG, or a text file beside it for text; returns where."""
+def draw(model: Model, samples: Tensor, data: Dataset, path: Path) -> Path:
+    """Write `samples` of `model` to `path`: a PNG, or a text file beside it for text; returns where.
+
+    Args:
+        model: for densities of two columns, which are drawn as well.
+        samples: (count, *shape), of the space of `data`.
+        data: what it learns from.
+        path: of the PNG.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(data.space, Images):
         grid(samples, data.space.levels).save(path)
@@ -61,7 +73,11 @@ def draw(samples: Tensor, data: Dataset, path: Path) -> Path:
         path = path.with_suffix(".txt")
         path.write_text("\n---\n".join(as_text(samples, data.vocabulary)) + "\n", encoding="utf-8")
     elif isinstance(data.space, Vectors):
-        _scatter(samples, data.observations(2000), path)
+        real = data.observations(2000)
+        if data.space.features == 2 and has(model, "density"):
+            plane(model, samples, real, path)
+        else:
+            _scatter(samples, real, path)
     elif isinstance(data.space, Waveform):
         waves(samples, data.space.rate, path)
     return path
@@ -78,6 +94,44 @@ def waves(x: Tensor, rate: int, path: Path, most: int = 12) -> None:
         plot.plot(np.arange(len(row)) / rate, row, linewidth=0.5)
         plot.set_yticks([])
     plots[-1].set_xlabel("seconds")
+    figure.savefig(path, dpi=100)
+
+
+@torch.no_grad()
+def plane(model: Model, samples: Tensor, real: Tensor, path: Path, side: int = 120) -> None:
+    """The density of two columns as a map with samples over it; of a flow, also a grid of noise in the data.
+
+    Args:
+        model: has a density of two columns.
+        samples: (count, 2), of it.
+        real: (count, 2), which say how far the map goes.
+        path: of the PNG.
+        side: points of the map along each axis.
+    """
+    from matplotlib.figure import Figure
+
+    low, high = real.quantile(0.005, 0), real.quantile(0.995, 0)
+    low, high = low - 0.2 * (high - low), high + 0.2 * (high - low)
+    axes = [torch.linspace(float(a), float(b), side) for a, b in zip(low, high, strict=True)]
+    log_prob = model.log_prob(torch.cartesian_prod(*axes).to(model.device)).view(side, side).cpu()  # type: ignore[operator]
+    warps = has(model, "encode") and has(model, "decode") and model.encode(real[:1].to(model.device)).shape == (1, 2)  # type: ignore[operator]
+    figure = Figure(figsize=(10 if warps else 5, 5), layout="constrained")
+    plots = figure.subplots(1, 1 + warps, squeeze=False)[0]
+    extent = (*(float(v) for v in (low[0], high[0], low[1], high[1])),)
+    plots[0].imshow(log_prob.exp().T, origin="lower", extent=extent, cmap="Blues", aspect="auto")
+    plots[0].scatter(samples[:, 0], samples[:, 1], s=4, c="tab:orange", label="samples")
+    plots[0].legend()
+    if warps:
+        plots[1].scatter(real[:, 0], real[:, 1], s=4, c="0.8", label="data")
+        along, across = torch.linspace(-3, 3, 200), torch.linspace(-3, 3, 13)
+        for at in across:
+            for line in (torch.stack((along, at.expand(200)), 1), torch.stack((at.expand(200), along), 1)):
+                there = model.decode(line.to(model.device)).cpu()  # type: ignore[operator]
+                plots[1].plot(there[:, 0], there[:, 1], c="tab:blue", linewidth=0.6)
+        plots[1].legend()
+    for plot in plots:
+        plot.set_xlim(*extent[:2])
+        plot.set_ylim(*extent[2:])
     figure.savefig(path, dpi=100)
 
 
