@@ -157,6 +157,32 @@ class Dequantise(Bijection):
         return x, z.new_full((len(z),), z[0].numel() * math.log(self.levels))
 
 
+class DequantiseColumns(Bijection):
+    """Uniform noise in [0, 1) on the columns of a table that hold whole numbers, as `adapt` found them.
+
+    What `Dequantise` is for images: a bound on the probability of these columns. The inverse rounds down.
+    """
+
+    whole: Tensor
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.register_buffer("whole", torch.zeros(features, dtype=torch.bool))
+
+    def adapt(self, x: Tensor, context: Tensor | None = None) -> None:
+        self.whole.copy_((x == x.round()).all(0))
+
+    def middle(self, x: Tensor) -> Tensor:
+        """Whole numbers at the middles of their unit intervals."""
+        return x + 0.5 * self.whole
+
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x + noise.rand_like(x) * self.whole, x.new_zeros(len(x))
+
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return torch.where(self.whole, z.floor(), z), z.new_zeros(len(z))
+
+
 class VariationalDequantise(Dequantise):
     """Dequantisation by noise from a flow that sees the integers (Ho et al. 2019, arXiv:1902.00275, §3.1).
 
@@ -475,11 +501,18 @@ class FactorOut(Bijection):
         return torch.cat((z[:, :size].unflatten(1, self.done), x), 1), log_det
 
 
-def to_reals(space: Space, margin: float = 0.05) -> Chain:
-    """The usual way from a space to the reals: images by dequantisation and logit, tables by standardisation."""
+def to_reals(space: Space, margin: float = 0.05, dequantise: bool = False) -> Chain:
+    """The usual way from a space to the reals: images by dequantisation and logit, tables by standardisation.
+
+    Args:
+        space: images or vectors.
+        margin: of the logit.
+        dequantise: whether columns of whole numbers get noise, too.
+    """
     if isinstance(space, Images):
         return Chain(Dequantise(space.levels), Logit(margin))
-    return Chain(Standardise(*space.shape))
+    before = [DequantiseColumns(space.dimensions)] if dequantise else []
+    return Chain(*before, Standardise(*space.shape))
 
 
 def adapt_to(bijection: Bijection, data: Dataset, most: int = 20_000) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tacit import catalogue
 from tacit.data import Dataset
+from tacit.errors import SpaceError
 from tacit.model import Batch
 from tacit.models.flows._flow import Flow
 from tacit.spaces import Images, Space, Vectors
@@ -252,3 +253,55 @@ def test_compiles_without_a_break(name: str, space: Space) -> None:
     both = torch.compile(model.flow.forward_and_log_det, fullgraph=True, backend="aot_eager")
     for found, wanted in zip(both(x), model.flow.forward_and_log_det(x), strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+def test_columns_on_which_a_density_grows_without_bound_are_named() -> None:
+    x = torch.randn(50, 5)
+    x[:, 1], x[:, 2], x[:, 4] = 3.5, -2 * x[:, 0] + 1, torch.randint(0, 4, (50,)).float()
+    data = Dataset(Vectors(5), x, name="table")
+    with pytest.warns(UserWarning) as found:
+        catalogue.load("maf")(data.space, **SMALL["maf"]).adapt(data)
+    said = [str(warning.message) for warning in found]
+    assert [text.partition(",")[0] for text in said] == [
+        "table has constant values in column 1 (counted from 0)",
+        "table has copies of other columns in column 2 (counted from 0)",
+        "table has whole numbers alone in column 4 (counted from 0)",
+    ]
+    assert said[2].endswith("give --dequantise, which adds uniform noise to them")
+
+
+@pytest.mark.parametrize("name", PLANAR)
+def test_whole_numbers_dequantised_come_back_and_their_density_is_a_bound(name: str) -> None:
+    base, variant = VARIANTS.get(name, (name, {}))
+    torch.manual_seed(0)
+    x = torch.stack((torch.randint(0, 4, (60,)).float(), torch.randn(60)), 1)
+    data = Dataset(Vectors(2), x, name="table")
+    model = catalogue.load(base)(data.space, dequantise=True, **{**SMALL[base], **variant})
+    model.adapt(data)
+    model.eval()
+    assert model.density in ("bound", "estimate")
+    drawn = model.sample(20)
+    assert torch.equal(drawn[:, 0], drawn[:, 0].round()) and not torch.equal(drawn[:, 1], drawn[:, 1].round())
+    back = model.decode(model.encode(x))
+    assert torch.equal(back[:, 0], x[:, 0])
+    torch.testing.assert_close(back[:, 1], x[:, 1], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["realnvp", "nice"])
+def test_a_coupling_of_one_column_names_who_takes_it(name: str) -> None:
+    with pytest.raises(SpaceError, match="here is one column: take cdf-flow, maf or neural-spline-flow"):
+        catalogue.load(name)(Vectors(1))
+    assert catalogue.load("neural-spline-flow")(Vectors(1), **SMALL["neural-spline-flow"]).sample(3).shape == (3, 1)
+
+
+@pytest.mark.parametrize("name", ["glow", "flow++"])
+def test_an_odd_side_is_refused_with_who_takes_it(name: str) -> None:
+    with pytest.raises(SpaceError, match="images of 5 × 4 have an odd side: crop them by one, or take realnvp"):
+        catalogue.load(name)(Images(1, 5, 4))
+
+
+def test_learning_along_the_slow_direction_warns() -> None:
+    data = Dataset(Vectors(3), torch.randn(30, 3), name="table")
+    with pytest.warns(UserWarning, match="IAF learns by its slow direction"):
+        catalogue.load("iaf")(data.space, **SMALL["iaf"]).adapt(data)
+    assert catalogue.entry("flow").name == "neural-spline-flow"

@@ -45,7 +45,6 @@ def _train(model: RealNVP, x: Tensor, steps: int) -> None:
 
 
 SPACES = [
-    Vectors(1),
     Vectors(2),
     Vectors(7),
     Images(1, 8, 8, 17),

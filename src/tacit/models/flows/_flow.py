@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from tacit.capabilities import Kind
 from tacit.data import Dataset
-from tacit.errors import TacitError
+from tacit.errors import SpaceError, TacitError
 from tacit.models._conditional import Conditional
 from tacit.nn.bijections import (
     ActNorm,
@@ -28,6 +28,7 @@ from tacit.nn.bijections import (
     CheckerboardCoupling,
     Coupling,
     Dequantise,
+    DequantiseColumns,
     FactorOut,
     Flatten,
     Permute,
@@ -36,7 +37,10 @@ from tacit.nn.bijections import (
     to_reals,
 )
 from tacit.nn.elementwise import Elementwise
-from tacit.spaces import Images, Space
+from tacit.spaces import Images, Space, Vectors
+
+# Bijections whose forward direction draws noise, and the middle of which is `middle`.
+DEQUANTISE = Dequantise, DequantiseColumns
 
 # (inputs, outputs) -> what says the parameters of one coupling.
 Network = Callable[[int, int], nn.Module]
@@ -55,9 +59,11 @@ class Flow(Conditional):
     # Width of the embedding of a class.
     CONTEXT = 16
 
-    def __init__(self, space: Space, classes: int | None = None, label_dropout: float = 0.0):
+    def __init__(
+        self, space: Space, classes: int | None = None, label_dropout: float = 0.0, *, dequantise: bool = False
+    ):
         super().__init__(space, classes, label_dropout)
-        self.reals = to_reals(space)
+        self.reals = to_reals(space, dequantise=dequantise)
         self.label = self.label_embedding(self.CONTEXT)
         # Entries of the noise that belong to the last scale.
         self.last = space.dimensions
@@ -70,7 +76,7 @@ class Flow(Conditional):
     @property
     def density(self) -> Kind:
         """Exact for real data; dequantisation makes it a bound on the probability of integers."""
-        return "bound" if isinstance(self.space, Images) else "exact"
+        return "bound" if any(isinstance(layer, DEQUANTISE) for layer in self.reals.bijections) else "exact"
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
@@ -84,6 +90,8 @@ class Flow(Conditional):
                 f"and steps take as long as {self.space.dimensions} entries do",
                 stacklevel=2,
             )
+        if isinstance(self.space, Vectors):
+            warn_of_columns(data, not any(isinstance(layer, DequantiseColumns) for layer in self.reals.bijections))
         adapt_to(self.reals, data)
         # A thousand images begin an activation normalisation as well as all of them.
         x = data.observations(1000 if isinstance(self.space, Images) else 20_000).to(self.device)
@@ -129,11 +137,9 @@ class Flow(Conditional):
             TacitError: `label` is not a class.
         """
         x, context = self.space.check_values(x), self._given(label, len(x))
-        if isinstance(self.space, Images):
-            dequantise, logit = self.reals.bijections
-            assert isinstance(dequantise, Dequantise)
-            return self.flow(logit(dequantise.middle(x)), context)
-        return self.flow(self.reals(x), context)
+        for layer in self.reals.bijections:
+            x = layer.middle(x) if isinstance(layer, DEQUANTISE) else layer(x)
+        return self.flow(x, context)
 
     @torch.no_grad()
     def decode(self, z: Tensor, label: int | Tensor | None = None) -> Tensor:
@@ -161,6 +167,32 @@ class Flow(Conditional):
         return self.decode(self._noise(count, temperature), self.drawn_labels(label, count))
 
 
+def warn_of_columns(data: Dataset, whole_numbers: bool) -> None:
+    """Warn of columns on which a density grows without bound; of whole numbers only if asked."""
+    x = data.observations(20_000).double()
+    whole = (x == x.round()).all(0)
+    x = (x - x.mean(0)) / x.std(0, unbiased=False)
+    constant = x.isnan().any(0)
+    copies = ((x.T @ x / len(x)).abs() > 1 - 1e-9).triu(1).any(0)
+    cases = {
+        "constant values": (constant, "leave them out"),
+        "copies of other columns": (copies, "leave them out"),
+        "whole numbers alone": (
+            whole & ~constant & whole_numbers,
+            "give --dequantise, which adds uniform noise to them",
+        ),
+    }
+    for what, (columns, remedy) in cases.items():
+        if columns.any():
+            numbers = columns.nonzero()[:, 0].tolist()
+            shown = ", ".join(map(str, numbers[:8])) + ", …" * (len(numbers) > 8)
+            warnings.warn(
+                f"{data.name} has {what} in column{'s' * (len(numbers) > 1)} {shown} (counted from 0), where a density "
+                f"grows without bound: {remedy}",
+                stacklevel=2,
+            )
+
+
 def check_counts(**counts: int) -> None:
     """Raise TacitError unless all are at least 1."""
     for name, value in counts.items():
@@ -168,8 +200,17 @@ def check_counts(**counts: int) -> None:
             raise TacitError(f"{name} is {value}: give at least 1")
 
 
+def check_halves(features: int) -> None:
+    """Raise SpaceError if there is a single column."""
+    if features < 2:
+        raise SpaceError(
+            "a coupling maps one half of the columns given the other, and here is one column: take cdf-flow, maf or "
+            "neural-spline-flow"
+        )
+
+
 def vector_couplings(features: int, couplings: int, shuffle: bool, entry: Elementwise, net: Network) -> Chain:
-    """Couplings for a table, halves drawn anew after every two; one feature alone has nothing to be conditioned on.
+    """Couplings for a table.
 
     Args:
         features: columns.
@@ -177,10 +218,14 @@ def vector_couplings(features: int, couplings: int, shuffle: bool, entry: Elemen
         shuffle: whether halves are drawn anew, or the first and the second take turns.
         entry: the map of each entry.
         net: makes the network of a coupling.
+
+    Raises:
+        SpaceError: there is one column, which has no other half.
     """
+    check_halves(features)
     layers: list[Bijection] = [ActNorm(features)]
     sizes = (features - features // 2, features // 2)
-    for i in range(couplings if features > 1 else 0):
+    for i in range(couplings):
         first = i % 2 == 0
         if shuffle and first and features > 2:  # two features have only two halves, and these take turns already
             layers.append(Permute(features))

@@ -34,6 +34,7 @@ class CDFFlow(Flow):
         kind: of the mixtures' components, "gaussian" or "logistic".
         components: of each mixture.
         layers: mixtures, one after the other.
+        dequantise: add uniform noise to the columns of a table that hold whole numbers.
 
     Raises:
         TacitError: a number is below 1, or `kind` is neither.
@@ -50,8 +51,9 @@ class CDFFlow(Flow):
         kind: Literal["gaussian", "logistic"] = "gaussian",
         components: int = 8,
         layers: int = 2,
+        dequantise: bool = False,
     ):
-        super().__init__(space)
+        super().__init__(space, dequantise=dequantise)
         check_counts(components=components, layers=layers)
         if kind not in ("gaussian", "logistic"):
             raise TacitError(f"kind is {kind!r}: give gaussian or logistic")

@@ -38,6 +38,7 @@ class FFJORD(Flow):
         tolerance: of the solver while learning; a tenth of it otherwise.
         exact: the most dimensions of which the density is exact; above it is an estimate.
         adjoint: gradients by solving backwards in time, which takes less memory and more time.
+        dequantise: add uniform noise to the columns of a table that hold whole numbers.
         classes: how many classes it draws and tells apart; None learns without labels.
         label_dropout: share of the rows that are learnt without their label.
 
@@ -57,10 +58,11 @@ class FFJORD(Flow):
         tolerance: float = 1e-4,
         exact: int = 64,
         adjoint: bool = False,
+        dequantise: bool = False,
         classes: int | None = None,
         label_dropout: float = 0.0,
     ):
-        super().__init__(space, classes, label_dropout)
+        super().__init__(space, classes, label_dropout, dequantise=dequantise)
         check_counts(blocks=blocks, hidden=min(hidden, default=1))
         if tolerance <= 0:
             raise TacitError(f"tolerance is {tolerance}: give a small positive number, such as 1e-4")

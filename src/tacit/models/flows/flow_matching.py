@@ -46,6 +46,7 @@ class FlowMatching(Flow):
         transport: whether the noise of a batch is handed out by optimal transport, which straightens the paths.
         tolerance: of the solver.
         exact: the most dimensions of which the density is exact; above it is an estimate.
+        dequantise: add uniform noise to the columns of a table that hold whole numbers.
         classes: how many classes it draws and tells apart; None learns without labels.
         label_dropout: share of the rows that are learnt without their label.
 
@@ -67,10 +68,11 @@ class FlowMatching(Flow):
         transport: bool = True,
         tolerance: float = 1e-4,
         exact: int = 64,
+        dequantise: bool = False,
         classes: int | None = None,
         label_dropout: float = 0.0,
     ):
-        super().__init__(space, classes, label_dropout)
+        super().__init__(space, classes, label_dropout, dequantise=dequantise)
         check_counts(width=width, blocks=blocks, multipliers=min(multipliers, default=0))
         if tolerance <= 0:
             raise TacitError(f"tolerance is {tolerance}: give a small positive number, such as 1e-4")

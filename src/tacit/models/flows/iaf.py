@@ -31,6 +31,7 @@ class IAF(Flow):
         space: vectors.
         layers: inverse autoregressions.
         hidden: units of each hidden layer of their networks.
+        dequantise: add uniform noise to the columns of a table that hold whole numbers.
         classes: how many classes it draws and tells apart; None learns without labels.
         label_dropout: share of the rows that are learnt without their label.
 
@@ -47,10 +48,11 @@ class IAF(Flow):
         *,
         layers: int = 4,
         hidden: tuple[int, ...] = (64, 64),
+        dequantise: bool = False,
         classes: int | None = None,
         label_dropout: float = 0.0,
     ):
-        super().__init__(space, classes, label_dropout)
+        super().__init__(space, classes, label_dropout, dequantise=dequantise)
         check_counts(layers=layers, hidden=min(hidden, default=1))
         features, chain = space.dimensions, list[Bijection]()
         for i in range(layers):

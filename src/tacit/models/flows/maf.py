@@ -41,6 +41,7 @@ class MAF(Flow):
         entry: the map of each entry: "affine", "mixture" or "spline".
         components: of the mixture.
         bins: of the spline.
+        dequantise: add uniform noise to the columns of a table that hold whole numbers.
         classes: how many classes it draws and tells apart; None learns without labels.
         label_dropout: share of the rows that are learnt without their label.
 
@@ -60,10 +61,11 @@ class MAF(Flow):
         entry: Literal["affine", "mixture", "spline"] = "affine",
         components: int = 8,
         bins: int = 8,
+        dequantise: bool = False,
         classes: int | None = None,
         label_dropout: float = 0.0,
     ):
-        super().__init__(space, classes, label_dropout)
+        super().__init__(space, classes, label_dropout, dequantise=dequantise)
         check_counts(layers=layers, hidden=min(hidden, default=1), components=components, bins=bins)
         entries: dict[str, Elementwise] = {
             "affine": Affine(),

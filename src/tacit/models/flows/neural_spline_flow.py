@@ -30,7 +30,7 @@ class NeuralSplineFlow(Flow):
 
     Args:
         space: vectors or images.
-        kind: "coupling", or "autoregressive", for vectors.
+        kind: "coupling", or "autoregressive", for vectors; of one column, which has no halves, always the latter.
         layers: for vectors, couplings or autoregressions.
         hidden: for vectors, units of each hidden layer of their networks.
         bins: of each spline.
@@ -39,6 +39,7 @@ class NeuralSplineFlow(Flow):
         channels: for images, the width of each coupling's residual network.
         blocks: for images, the residual blocks of each coupling's network.
         scales: for images, how often at most to squeeze and factor out.
+        dequantise: add uniform noise to the columns of a table that hold whole numbers.
         classes: how many classes it draws and tells apart; None learns without labels.
         label_dropout: share of the rows that are learnt without their label.
 
@@ -62,10 +63,11 @@ class NeuralSplineFlow(Flow):
         channels: int = 32,
         blocks: int = 2,
         scales: int = 2,
+        dequantise: bool = False,
         classes: int | None = None,
         label_dropout: float = 0.0,
     ):
-        super().__init__(space, classes, label_dropout)
+        super().__init__(space, classes, label_dropout, dequantise=dequantise)
         check_counts(layers=layers, hidden=min(hidden, default=1), bins=bins, blocks=blocks, channels=channels)
         if tail <= 0:
             raise TacitError(f"tail is {tail}: give a positive number of standard deviations, such as 5")
@@ -75,7 +77,7 @@ class NeuralSplineFlow(Flow):
                 raise TacitError("kind is 'autoregressive', which is for vectors: give coupling, or take pixelcnn++")
             net = partial(ResidualConvolutions, width=channels, blocks=blocks, dropout=dropout, context=self.context)
             self.flow, self.last = image_couplings(space.shape, scales, entry, net)
-        elif kind == "coupling":
+        elif kind == "coupling" and features > 1:
             perceptron = partial(Perceptron, hidden=hidden, dropout=dropout, context=self.context)
             self.flow = vector_couplings(features, layers, True, entry, perceptron)
         else:

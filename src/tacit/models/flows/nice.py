@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 
 from tacit.model import Recipe
-from tacit.models.flows._flow import Flow, check_counts
+from tacit.models.flows._flow import Flow, check_counts, check_halves
 from tacit.nn.bijections import Bijection, Chain, Coupling, Flatten, Permute, Scale
 from tacit.nn.conditioners import Perceptron
 from tacit.nn.elementwise import Shift
@@ -32,11 +32,13 @@ class NICE(Flow):
         couplings: additive couplings; the paper's four.
         hidden: units of each hidden layer of a coupling's network; the paper's five of 1000.
         base: "logistic" or "normal".
+        dequantise: add uniform noise to the columns of a table that hold whole numbers.
         classes: how many classes it draws and tells apart; None learns without labels.
         label_dropout: share of the rows that are learnt without their label.
 
     Raises:
         TacitError: a number is below 1.
+        SpaceError: there is one column.
     """
 
     spaces = (Images, Vectors)
@@ -49,14 +51,16 @@ class NICE(Flow):
         couplings: int = 4,
         hidden: tuple[int, ...] = (256, 256, 256),
         base: Literal["logistic", "normal"] = "logistic",
+        dequantise: bool = False,
         classes: int | None = None,
         label_dropout: float = 0.0,
     ):
-        super().__init__(space, classes, label_dropout)
+        super().__init__(space, classes, label_dropout, dequantise=dequantise)
         check_counts(couplings=couplings, hidden=min(hidden, default=1))
         self.base, features = base, space.dimensions
+        check_halves(features)
         sizes, chain = (features - features // 2, features // 2), list[Bijection]()
-        for i in range(couplings if features > 1 else 0):
+        for i in range(couplings):
             kept, rest = sizes if i % 2 == 0 else sizes[::-1]
             net = Perceptron(kept, rest, hidden, context=self.context)
             chain.append(Coupling(net, Shift(), sizes, keep_first=i % 2 == 0))

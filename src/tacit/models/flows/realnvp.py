@@ -50,11 +50,13 @@ class RealNVP(Flow):
         scales: for images, how often at most to squeeze and factor out.
         dropout: share of the networks' hidden units to drop while learning; some for small data.
         bound: largest log-scale of one coupling; a soft bound that should not bind on the data.
+        dequantise: add uniform noise to the columns of a table that hold whole numbers.
         classes: how many classes it draws and tells apart; None learns without labels.
         label_dropout: share of the rows that are learnt without their label.
 
     Raises:
         TacitError: there is no coupling, no residual block, or the bound is not positive.
+        SpaceError: there is one column.
     """
 
     spaces = (Images, Vectors)
@@ -72,10 +74,11 @@ class RealNVP(Flow):
         scales: int = 2,
         dropout: float = 0.0,
         bound: float = 3.0,
+        dequantise: bool = False,
         classes: int | None = None,
         label_dropout: float = 0.0,
     ):
-        super().__init__(space, classes, label_dropout)
+        super().__init__(space, classes, label_dropout, dequantise=dequantise)
         for name, value in (("couplings", couplings), ("blocks", blocks), ("bound", bound)):
             if value <= 0:
                 raise TacitError(f"{name}={value} leaves realnvp nothing to learn with: choose a positive number")
