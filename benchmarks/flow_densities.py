@@ -4,13 +4,13 @@
     python benchmarks/flow_densities.py maf miniboone-subset
 
 On the plane (moons, 8-gaussians, checkerboard) the law is known, and its own mean nats on the test rows are what no
-density can beat but by chance; a flow should come within 0.02 of them. On tables there are beside a flow a Gaussian, and
-a mixture of Gaussians and a kernel density tuned on the validation rows, all fitted to the same training rows.
+density can beat but by chance; a flow should come within 0.02 of them. On tables there are beside a flow a Gaussian,
+and a mixture of Gaussians and a kernel density tuned on the validation rows, all fitted to the same training rows.
 
 - miniboone-subset: the first 1523 of the papers' 36,488 rows, split as they split theirs, in the units of the file.
-- bsds300-subset: grey patches of 8 × 8 of 40 training and 20 test photographs (the papers' 200 and 100), 4 of the 40 for
-  validation: uniform noise on the levels, scaled to [0, 1], the patch's mean taken off, the last pixel left out (Uria,
-  Murray & Larochelle 2013, arXiv:1306.0186, §5.2).
+- bsds300-subset: grey patches of 8 × 8 of 40 training and 20 test photographs (the papers' 200 and 100), 4 of the 40
+  for validation: uniform noise on the levels, scaled to [0, 1], the patch's mean taken off, the last pixel left out
+  (Uria, Murray & Larochelle 2013, arXiv:1306.0186, §5.2).
 
 Both are other sets than the papers', so that nats are not to be compared with theirs. Training stops by the validation
 rows, by which the recipes were chosen as well.
@@ -137,7 +137,7 @@ def main(
     recipe = RECIPES[model, "plane" if data in LAWS else data]
     recipe = {key: value for key, value in recipe.items() if value is not None}
     dataset = patches() if data == "bsds300-subset" else tacit.load(data)
-    _, valid, test = dataset.parts()
+    test = dataset.parts()[2]
     # Patience without end: the weights that are best on the validation rows are kept.
     out = out or Path("runs") / f"flow-{model}-{data}"
     run = fit(model, dataset, seed=seed, out=out, patience=10**9, pictures=1, **recipe)
