@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -77,7 +78,7 @@ def path(model: Model, a: Tensor, b: Tensor, steps: int, along: str = "spherical
     Raises:
         TacitError: `along` is neither "spherical" nor "linear".
     """
-    ways = {"spherical": spherical, "linear": torch.lerp}
+    ways: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"spherical": spherical, "linear": torch.lerp}
     if along not in ways:
         raise TacitError(f"along is {along!r}: give spherical or linear")
     ends = [model.encode(x.to(model.device)) for x in (a, b)]  # type: ignore[operator]
