@@ -2,6 +2,8 @@
 
 python benchmarks/flow_pictures.py                               the plane: density, samples, warped grid
 python benchmarks/flow_pictures.py --run runs/flow-images-glow   of a trained flow of images: temperatures, paths
+
+They are written to docs/pictures.
 """
 
 from __future__ import annotations
