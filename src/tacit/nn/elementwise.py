@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Deviations beyond which a series is more exact than special functions.
+_FAR = 20.0
+
 
 class Elementwise:
     """An invertible map of every entry by itself; `parameters` numbers say which.
@@ -185,23 +188,22 @@ class MixtureCDF(Elementwise):
         means = means + even.to(means.dtype).view(-1, *[1] * (means.dim() - 2))
         return logits.log_softmax(1), means, soft_bound(log_scales, self.bound)
 
-    def _log_cdf(self, x: Tensor, mixture: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Log F(x), log(1 − F(x)) and the log-density, (batch, *shape) each."""
+    def _logit(self, x: Tensor, mixture: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logit F(x) and the logarithm of its slope, (batch, *shape) each."""
         log_share, means, log_scales = mixture
         u = (x[:, None] - means) * (-log_scales).exp()
-        if self.gaussian:
-            low, high = log_normal_cdf(u), log_normal_cdf(-u)
-            log_density = -0.5 * (u.square() + math.log(2 * math.pi))
-        else:
-            low, high = F.logsigmoid(u), F.logsigmoid(-u)
-            log_density = low + high
-        terms = (low, high, log_density - log_scales)
-        below, above, density = ((log_share + term).logsumexp(1) for term in terms)
-        return below, above, density
+        log_cdf, log_hazard = (log_normal_cdf, log_normal_hazard) if self.gaussian else (F.logsigmoid, F.logsigmoid)
+        low, high = log_share + log_cdf(u), log_share + log_cdf(-u)
+        below, above = low.logsumexp(1), high.logsumexp(1)
+        # d logit F = f / (F (1 − F)). Far away f and the smaller of F and 1 − F are both next to nothing: their ratio
+        # is the mean of the components' own, weighted by what each has there.
+        upper = (below > above)[:, None]
+        weight = torch.where(upper, high, low).log_softmax(1)
+        ratio = log_hazard(torch.where(upper, u, -u)) - log_scales
+        return below - above, (weight + ratio).logsumexp(1) - torch.maximum(below, above)
 
     def forward_and_log_det(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        below, above, log_density = self._log_cdf(x, self._mixture(parameters))
-        z, log_det = below - above, log_density - below - above
+        z, log_det = self._logit(x, self._mixture(parameters))
         if self.affine:
             a, b = soft_bound(parameters[:, -2], self.bound), parameters[:, -1]
             z, log_det = torch.addcmul(b, z, a.exp()), log_det + a
@@ -232,19 +234,29 @@ class MixtureCDF(Elementwise):
             low, high = ends.amin(1), ends.amax(1)
         for _ in range(self.halvings):
             middle = (low + high) / 2
-            below, above, _ = self._log_cdf(middle, mixture)
-            small = below - above < z
+            small = self._logit(middle, mixture)[0] < z
             low, high = torch.where(small, middle, low), torch.where(small, high, middle)
         return (low + high) / 2
 
 
 def log_normal_cdf(u: Tensor) -> Tensor:
     """Log Φ(u); far below zero by its asymptotic series, where PyTorch's own has wrong gradients."""
-    near, far = u.clamp(min=-20), u.clamp(max=-20)
-    inverse = far.square().reciprocal()
-    series = torch.log1p(inverse * (-1 + inverse * (3 - 15 * inverse)))
-    tail = -0.5 * (far.square() + math.log(2 * math.pi)) - (-far).log() + series
-    return torch.where(u > -20, torch.special.log_ndtr(near), tail)
+    near, far = u.clamp(min=-_FAR), (-u).clamp(min=_FAR)
+    tail = -0.5 * (far.square() + math.log(2 * math.pi)) - far.log() + _log_series(far)
+    return torch.where(u > -_FAR, torch.special.log_ndtr(near), tail)
+
+
+def log_normal_hazard(u: Tensor) -> Tensor:
+    """Log φ(u) − log Φ(−u), without a difference of large numbers far above zero."""
+    near, far = u.clamp(max=_FAR), u.clamp(min=_FAR)
+    direct = -0.5 * (near.square() + math.log(2 * math.pi)) - torch.special.log_ndtr(-near)
+    return torch.where(u < _FAR, direct, far.log() - _log_series(far))
+
+
+def _log_series(u: Tensor) -> Tensor:
+    """Log (1 − 1/u² + 3/u⁴ − 15/u⁶), what Mills's ratio is times u."""
+    inverse = u.square().reciprocal()
+    return torch.log1p(inverse * (-1 + inverse * (3 - 15 * inverse)))
 
 
 def soft_bound(x: Tensor, bound: float) -> Tensor:

@@ -154,7 +154,7 @@ def test_on_a_ring_the_density_is_one_and_samples_agree_with_it(name: str) -> No
     model = catalogue.load(base)(Vectors(2), **{**SMALL[base], **variant})
     ring = _ring()
     _learn(model, ring, 60)
-    a, b = torch.linspace(-70, 70, 301), torch.linspace(-1.0, 1.0, 301)
+    a, b = torch.linspace(-140, 140, 401), torch.linspace(-2.0, 2.0, 401)
     grid = torch.cartesian_prod(a, b)
     with torch.no_grad():
         mass = model.log_prob(grid).exp() * (a[1] - a[0]) * (b[1] - b[0])
@@ -250,7 +250,7 @@ COMPILED = [
 def test_compiles_without_a_break(name: str, space: Space) -> None:
     model = _model(name, space)
     x = torch.randn(5, *space.shape)
-    both = torch.compile(model.flow.forward_and_log_det, fullgraph=True, backend="aot_eager")
+    both = torch.compile(model.flow.forward_and_log_det, fullgraph=True, backend="eager")
     for found, wanted in zip(both(x), model.flow.forward_and_log_det(x), strict=True):
         torch.testing.assert_close(found, wanted)
 

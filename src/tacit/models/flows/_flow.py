@@ -239,7 +239,7 @@ def image_couplings(shape: tuple[int, ...], scales: int, entry: Elementwise, net
 
     Args:
         shape: (channels, height, width).
-        scales: how often at most to squeeze and factor out; sides must be even for it.
+        scales: how often at most to squeeze and factor out; sides must be even for it, and above two.
         entry: the map of each entry.
         net: makes the network of a coupling.
     """
@@ -248,7 +248,8 @@ def image_couplings(shape: tuple[int, ...], scales: int, entry: Elementwise, net
     def checkerboards(count: int) -> list[CheckerboardCoupling]:
         return [CheckerboardCoupling(net(c, entry.parameters * c), entry, (h, w), parity=i % 2) for i in range(count)]
 
-    if scales <= 0 or h % 2 or w % 2:
+    # A chessboard needs two colours: nothing is squeezed to a single row or column.
+    if scales <= 0 or h % 2 or w % 2 or min(h, w) < 4:
         return Chain(ActNorm(c), *checkerboards(4), Flatten(*shape)), c * h * w
     channelwise = [
         Coupling(net(2 * c, entry.parameters * 2 * c), entry, (2 * c, 2 * c), keep_first=keep_first)
