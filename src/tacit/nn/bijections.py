@@ -74,6 +74,18 @@ class Chain(Bijection):
             total = total + log_det
         return z, total
 
+    # Without log-determinants, which some bijections pay for.
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        for bijection in self.bijections:
+            x = bijection(x, context)
+        return x
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        for bijection in reversed(self.bijections):
+            z = bijection.inverse(z, context)
+        return z
+
 
 class Inverse(Bijection):
     """A bijection turned around: what takes data to noise fast then takes noise to data fast."""
@@ -90,6 +102,12 @@ class Inverse(Bijection):
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.bijection.forward_and_log_det(z, context)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.bijection.inverse(x, context)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.bijection(z, context)
 
 
 class Standardise(Bijection):
