@@ -19,7 +19,7 @@ import torch
 import tyro
 
 import tacit
-from density_2d import Standardised, kernel_density
+from densities import Standardised, kernel_density
 from record import fit, record
 
 REASONS = {
