@@ -62,7 +62,7 @@ def _print_help() -> None:
         "  tacit compare                          which model suits real 8×8 digits?\n"
         "  tacit compare photos/ --minutes 10     which suits mine?\n"
         "  tacit fit vae photos/ --size 32        train one on a folder of pictures\n"
-        "  tacit fit realnvp table.csv --label y  or on a table\n"
+        "  tacit fit flow table.csv --label y     or on a table\n"
         "  tacit sample runs/vae-photos           look at what it learned\n"
         "  tacit complete runs/made-digits        fill in the lower half of some images",
         markup=False,

@@ -10,7 +10,6 @@ from tacit.errors import CapabilityError, DataError, SpaceError, TacitError
 from tacit.spaces import Images, Tokens, Vectors
 from tacit.tasks.complete import complete, mask_of
 from tacit.tasks.fit import fit
-from tacit.tasks.sample import sample
 
 SPACE = Images(1, 4, 6, 3)
 
@@ -98,15 +97,3 @@ def test_what_it_refuses(run, tmp_path):
     other = fit("vae", pictures(), steps=1, out=tmp_path / "vae", quiet=True, pictures=0, hidden=(4,), latent=2)
     with pytest.raises(CapabilityError, match="vae cannot complete: it has no complete"):
         complete(other.path, pictures())
-
-
-def test_samples_of_a_class(tmp_path):
-    options = {"steps": 2, "quiet": True, "pictures": 0, "hidden": (8,), "classes": 2, "label_dropout": 0.2}
-    run = fit("made", pictures(), out=tmp_path / "run", **options)
-    assert sample(run.path, count=4, label="1", guidance=1.0).exists()
-    with pytest.raises(TacitError, match="no class is called 'cat'"):
-        sample(run.path, label="cat")
-    with pytest.raises(TacitError, match="2 is not a class of the model: they are 0 to 1"):
-        sample(run.path, label="2")
-    with pytest.raises(DataError, match="classes is 5, but pictures has 2: give that number"):
-        fit("made", pictures(), steps=1, out=tmp_path / "five", quiet=True, classes=5)

@@ -14,11 +14,9 @@ from tacit.capabilities import require
 from tacit.data import Dataset, load
 from tacit.errors import DataError, TacitError
 from tacit.model import Model
-from tacit.spaces import Images
 from tacit.tasks.embed import check_space
 from tacit.tasks.run import Run
 from tacit.tasks.sample import write
-from tacit.training import pictures
 
 
 def interpolate(
@@ -64,11 +62,7 @@ def interpolate(
     folder = out or found.path / "interpolations"
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "interpolations.npy", between.numpy())
-    if isinstance(found.space, Images):
-        picture = folder / "interpolations.png"
-        pictures.grid(between.flatten(0, 1), found.space.levels, columns=steps).save(picture)
-        return picture
-    return write(between.flatten(0, 1), found.space, folder, "interpolations", found.vocabulary)
+    return write(between.flatten(0, 1), found.space, folder, "interpolations", found.vocabulary, steps)
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ def sample(
     run: Path,
     *,
     count: int = 64,
-    temperature: float = 1.0,
+    temperature: tuple[float, ...] = (1.0,),
     label: str | None = None,
     guidance: float = 0.0,
     length: int | None = None,
@@ -35,10 +35,13 @@ def sample(
 ) -> Path:
     """Draw observations and write them as the kind of file the data was: PNG, GIF, .wav, CSV, or text; and .npy.
 
+    Of several temperatures, `count` at each, one after the other and from the same random numbers: in a picture of
+    images every row is one temperature.
+
     Args:
         run: the run folder.
         count: how many to draw.
-        temperature: below 1 for likelier and less varied samples, above 1 for the opposite.
+        temperature: below 1 for likelier and less varied samples, above 1 for the opposite; one, or several.
         label: the class to draw, by name or number, of a model fitted with --classes.
         guidance: above 0 for samples more typical of their class, of a model fitted with --label-dropout.
         length: of a text or recording, where the model draws others than it was fitted on.
@@ -58,11 +61,14 @@ def sample(
         options["label"] = _number(label, found.record["data"]["class_names"])
     if length is not None:
         options["length"] = length
-    samples = draw(found.model, count, temperature=temperature, seed=seed, **options)
+    if not temperature:
+        raise TacitError("there is no temperature: give one number or several, such as 0.5 0.7 1")
+    samples = torch.cat([draw(found.model, count, temperature=t, seed=seed, **options) for t in temperature])
     folder = out or found.path / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "samples.npy", samples.numpy())
-    return write(samples, found.space, folder, "samples", found.vocabulary)
+    columns = count if len(temperature) > 1 else None
+    return write(samples, found.space, folder, "samples", found.vocabulary, columns)
 
 
 def _number(label: str, names: list[str]) -> int:
@@ -74,11 +80,21 @@ def _number(label: str, names: list[str]) -> int:
     raise TacitError(f"no class is called {label!r}: there are {', '.join(names) or 'none'}")
 
 
-def write(x: Tensor, space: Space, folder: Path, stem: str, vocabulary: tuple[str, ...] = ()) -> Path:
-    """Write observations (rows, *shape) as files that a person would look at; returns the first of them."""
+def write(
+    x: Tensor,
+    space: Space,
+    folder: Path,
+    stem: str,
+    vocabulary: tuple[str, ...] = (),
+    columns: int | None = None,
+) -> Path:
+    """Write observations (rows, *shape) as files that a person would look at; returns the first of them.
+
+    Images lie in a square, or in rows of `columns`.
+    """
     if isinstance(space, Images):
         path = folder / f"{stem}.png"
-        pictures.grid(x, space.levels).save(path)
+        pictures.grid(x, space.levels, columns).save(path)
     elif isinstance(space, Video):
         path = folder / f"{stem}.gif"
         pictures.film(x, space.levels, path)
