@@ -35,13 +35,11 @@ def sample(
 ) -> Path:
     """Draw observations and write them as the kind of file the data was: PNG, GIF, .wav, CSV, or text; and .npy.
 
-    Of several temperatures, `count` at each, one after the other and from the same random numbers: in a picture of
-    images every row is one temperature.
-
     Args:
         run: the run folder.
-        count: how many to draw.
-        temperature: below 1 for likelier and less varied samples, above 1 for the opposite; one, or several.
+        count: how many to draw, at each temperature.
+        temperature: below 1 for likelier and less varied samples, above 1 for the opposite; of several, `count` each,
+            from the same random numbers, and a row of the picture for each.
         label: the class to draw, by name or number, of a model fitted with --classes.
         guidance: above 0 for samples more typical of their class, of a model fitted with --label-dropout.
         length: of a text or recording, where the model draws others than it was fitted on.
