@@ -114,7 +114,7 @@ def test_a_corrupt_image_among_good_ones_is_counted_and_named(tmp_path, capfd):
 
 
 def test_tables_that_cannot_be_used_as_they_are(tmp_path, capsys):
-    rows = [f"{i},{i * 2},{'good' if i % 2 else 'bad'}" for i in range(40)]
+    rows = [f"{i / 7},{i * i / 9},{'good' if i % 2 else 'bad'}" for i in range(40)]
     text = tmp_path / "text.csv"
     text.write_text("\n".join(["a,b,verdict", *rows]))
     assert "verdict" in fails(capsys, "fit", "realnvp", str(text), "--steps", "1")

@@ -183,6 +183,11 @@ def test_folders_without_data(tmp_path, home):
 
 
 def test_options_that_do_not_apply(tmp_path):
+    assert len(load("checkerboard", rows=300)) == 300 and len(load("8-gaussians")) == 20_000
+    with pytest.raises(DataError, match="rows=0 leaves nothing: give a positive number"):
+        load("moons", rows=0)
+    with pytest.raises(DataError, match="rows=9 does not apply to digits"):
+        load("digits", rows=9)
     with pytest.raises(DataError, match="words=True does not apply to moons, which is built in"):
         load("moons", words=True)
     np.save(tmp_path / "x.npy", np.zeros((5, 2)))

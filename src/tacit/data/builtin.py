@@ -110,39 +110,39 @@ def photographs(*, size: int | tuple[int, int] | None = None, grey: bool = False
     return Dataset(Images(*x.shape[1:]), x, label, "photographs", names)
 
 
-def moons() -> Dataset:
+def moons(*, rows: int = _TOY_ROWS) -> Dataset:
     """Two interleaved half circles."""
     from sklearn.datasets import make_moons
 
-    x, label = make_moons(_TOY_ROWS, noise=0.1, random_state=_TOY_SEED)
+    x, label = make_moons(rows, noise=0.1, random_state=_TOY_SEED)
     return _toy("moons", x, label)
 
 
-def eight_gaussians() -> Dataset:
+def eight_gaussians(*, rows: int = _TOY_ROWS) -> Dataset:
     """Eight gaussians on a circle of radius 2√2."""
-    return _mixture("8-gaussians")
+    return _mixture("8-gaussians", rows)
 
 
-def twenty_five_gaussians() -> Dataset:
+def twenty_five_gaussians(*, rows: int = _TOY_ROWS) -> Dataset:
     """Twenty-five narrow gaussians on a grid."""
-    return _mixture("25-gaussians")
+    return _mixture("25-gaussians", rows)
 
 
-def checkerboard() -> Dataset:
+def checkerboard(*, rows: int = _TOY_ROWS) -> Dataset:
     """The black squares of a 4 × 4 board, [−4, 4]²."""
     rng = np.random.default_rng(_TOY_SEED)
-    first = rng.random(_TOY_ROWS) * 4 - 2
-    second = rng.random(_TOY_ROWS) - rng.integers(0, 2, _TOY_ROWS) * 2 + np.floor(first) % 2
+    first = rng.random(rows) * 4 - 2
+    second = rng.random(rows) - rng.integers(0, 2, rows) * 2 + np.floor(first) % 2
     return _toy("checkerboard", 2 * np.stack([first, second], 1))
 
 
-def rings() -> Dataset:
+def rings(*, rows: int = _TOY_ROWS) -> Dataset:
     """Four concentric circles of radius 0.75, 1.5, 2.25 and 3, σ = 0.08."""
     rng = np.random.default_rng(_TOY_SEED)
-    label = rng.integers(0, 4, _TOY_ROWS)
-    angle = rng.random(_TOY_ROWS) * 2 * math.pi
+    label = rng.integers(0, 4, rows)
+    angle = rng.random(rows) * 2 * math.pi
     circle = 0.75 * (label + 1)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
-    return _toy("rings", circle + 0.08 * rng.standard_normal((_TOY_ROWS, 2)), label)
+    return _toy("rings", circle + 0.08 * rng.standard_normal((rows, 2)), label)
 
 
 def modes(name: str) -> tuple[Tensor, float]:
@@ -160,11 +160,11 @@ def modes(name: str) -> tuple[Tensor, float]:
     raise DataError(f"{name} is no mixture of gaussians: 8-gaussians and 25-gaussians are")
 
 
-def _mixture(name: str) -> Dataset:
+def _mixture(name: str, rows: int) -> Dataset:
     rng = np.random.default_rng(_TOY_SEED)
     centres, sigma = modes(name)
-    label = rng.integers(0, len(centres), _TOY_ROWS)
-    return _toy(name, centres.numpy()[label] + sigma * rng.standard_normal((_TOY_ROWS, 2)), label)
+    label = rng.integers(0, len(centres), rows)
+    return _toy(name, centres.numpy()[label] + sigma * rng.standard_normal((rows, 2)), label)
 
 
 def _toy(name: str, x: np.ndarray, label: np.ndarray | None = None) -> Dataset:

@@ -60,6 +60,7 @@ def load(
     image_shape: tuple[int, ...] | None = None,
     words: bool = False,
     length: int | None = None,
+    rows: int | None = None,
     memory: float = storage.DEFAULT_MEMORY,
 ) -> Dataset:
     """Read a data set.
@@ -80,6 +81,7 @@ def load(
             frames, channels, height, width.
         words: read a text as words instead of characters.
         length: of a window of text (64 characters or 16 words) or sound (the longest recording, at most a second).
+        rows: how many rows of a toy of two columns to draw; 20,000 by default.
         memory: fraction of the available memory above which data stays on disk; 0 leaves there all that can be.
 
     Returns:
@@ -99,12 +101,14 @@ def load(
         "image_shape": None if image_shape is None else tuple(image_shape),
         "words": words,
         "length": length,
+        "rows": rows,
         "memory": memory,
     }
     usual = {name: parameter.default for name, parameter in inspect.signature(load).parameters.items()}
     options = {name: value for name, value in given.items() if value != usual[name]}
-    if length is not None and length < 1:
-        raise DataError(f"length={length} is no length: give a positive number")
+    for name, number in (("length", length), ("rows", rows)):
+        if number is not None and number < 1:
+            raise DataError(f"{name}={number} leaves nothing: give a positive number")
     if memory < 0:
         raise DataError(f"memory={memory} is no fraction of the memory: give a number from 0 to 1")
     home = register.home(data_home)

@@ -78,15 +78,15 @@ class MaskedAutoregression(Autoregression):
         super().__init__(MaskedPerceptron(features, entry.parameters, hidden, context), entry)
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        # Entries first: what belongs to one entry, or unit, then lies side by side.
         units = self.net.one_by_one(len(z), context)
-        x = _Grown(z)
-        log_dets = []
-        for d in range(z.shape[1]):
-            parameters = units(x.value.clamp(-self.SEEN, self.SEEN))
-            entry, log_det = self.entry.inverse_and_log_det(z[:, d : d + 1], parameters[:, :, None])
-            x.append(entry)
+        seen, entries, log_dets = _Grown(z.T), list[Tensor](), list[Tensor]()
+        for row in z.T.contiguous().split(1):
+            entry, log_det = self.entry.inverse_and_log_det(row, units(seen.value)[None])
+            seen.append(entry.clamp(-self.SEEN, self.SEEN))
+            entries.append(entry)
             log_dets.append(log_det)
-        return x.value, torch.cat(log_dets, 1).sum(1)
+        return torch.cat(entries).T, torch.cat(log_dets).sum(0)
 
 
 class MaskedPerceptron(nn.Module):
@@ -143,39 +143,44 @@ class _Units:
     """A masked perceptron whose units are computed once each: called with the entries known so far, one more a time."""
 
     def __init__(self, net: MaskedPerceptron, count: int, context: Tensor | None):
-        self.ready = net.ready
-        *self.layers, (weight, bias) = net.weights()
+        *hidden, (weight, bias) = net.weights()
+        biases = [offset[:, None] for _, offset in hidden]
+        if net.context is not None:
+            biases[0] = biases[0] + net.context(context).T
+        # For each number of known entries, the weights and biases of the units that see the last of them.
+        self.layers = []
+        for (matrix, _), offset, ready in zip(hidden, biases, net.ready, strict=True):
+            new = [after - before for before, after in itertools.pairwise([0, *ready])]
+            rest = len(matrix) - ready[-1]
+            self.layers.append(list(zip(offset.split([*new, rest]), matrix.split([*new, rest]), strict=True)))
         # The parameters of an entry side by side.
-        self.weight = weight.unflatten(0, (-1, net.features)).transpose(0, 1).contiguous()
-        self.bias = bias.unflatten(0, (-1, net.features)).T.contiguous()
-        self.from_context = None if net.context is None else net.context(context)
-        self.hidden = [_Grown(matrix.new_empty(count, len(matrix))) for matrix, _ in self.layers]
+        weights = weight.unflatten(0, (-1, net.features)).transpose(0, 1).contiguous()
+        self.last = list(zip(bias.unflatten(0, (-1, net.features)).T[:, :, None], weights, strict=True))
+        self.hidden = [_Grown(matrix.new_empty(len(matrix), count)) for matrix, _ in hidden]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(batch, entries known) -> the parameters of the next entry, (batch, parameters)."""
-        known, h = x.shape[1], x
-        for i, ((matrix, bias), hidden, ready) in enumerate(zip(self.layers, self.hidden, self.ready, strict=True)):
-            new = slice(hidden.size, ready[known])
-            if new.start < new.stop:
-                found = F.linear(h, matrix[new, : h.shape[1]], bias[new])
-                if i == 0 and self.from_context is not None:
-                    found = found + self.from_context[:, new]
-                hidden.append(F.relu(found))
+        """(entries known, batch) -> the parameters of the next entry, (parameters, batch)."""
+        known, h = len(x), x
+        for layer, hidden in zip(self.layers, self.hidden, strict=True):
+            bias, matrix = layer[known]
+            if len(matrix):
+                hidden.append(torch.addmm(bias, matrix[:, : len(h)], h).relu())
             h = hidden.value
-        return F.linear(h, self.weight[known, :, : h.shape[1]], self.bias[known])
+        bias, matrix = self.last[known]
+        return torch.addmm(bias, matrix[:, : len(h)], h)
 
 
 class _Grown:
-    """Columns that come one after the other, `value` all so far: in one buffer, unless gradients must be kept."""
+    """Rows that come one after the other, `value` all so far: in one buffer, unless gradients must be kept."""
 
     def __init__(self, like: Tensor):
         self.buffer, self.size = torch.empty_like(like), 0
-        self.value = self.buffer[:, :0]
+        self.value = self.buffer[:0]
 
-    def append(self, columns: Tensor) -> None:
-        start, self.size = self.size, self.size + columns.shape[1]
+    def append(self, rows: Tensor) -> None:
+        start, self.size = self.size, self.size + len(rows)
         if torch.is_grad_enabled():
-            self.value = torch.cat((self.value, columns), 1)
+            self.value = torch.cat((self.value, rows))
         else:
-            self.buffer[:, start : self.size] = columns
-            self.value = self.buffer[:, : self.size]
+            self.buffer[start : self.size] = rows
+            self.value = self.buffer[: self.size]
