@@ -118,16 +118,16 @@ def plane(model: Model, samples: Tensor, real: Tensor, path: Path, side: int = 1
     figure = Figure(figsize=(10 if warps else 5, 5), layout="constrained")
     plots = figure.subplots(1, 1 + warps, squeeze=False)[0]
     extent = (*(float(v) for v in (low[0], high[0], low[1], high[1])),)
-    plots[0].imshow(log_prob.exp().T, origin="lower", extent=extent, cmap="Blues", aspect="auto")
-    plots[0].scatter(samples[:, 0], samples[:, 1], s=4, c="tab:orange", label="samples")
+    plots[0].imshow(log_prob.exp().T.numpy(), origin="lower", extent=extent, cmap="Blues", aspect="auto")
+    plots[0].scatter(*samples.numpy().T, s=4, c="tab:orange", label="samples")
     plots[0].legend()
     if warps:
-        plots[1].scatter(real[:, 0], real[:, 1], s=4, c="0.8", label="data")
+        plots[1].scatter(*real.numpy().T, s=4, c="0.8", label="data")
         along, across = torch.linspace(-3, 3, 200), torch.linspace(-3, 3, 13)
         for at in across:
             for line in (torch.stack((along, at.expand(200)), 1), torch.stack((at.expand(200), along), 1)):
-                there = model.decode(line.to(model.device)).cpu()  # type: ignore[operator]
-                plots[1].plot(there[:, 0], there[:, 1], c="tab:blue", linewidth=0.6)
+                there = model.decode(line.to(model.device)).cpu().numpy()  # type: ignore[operator]
+                plots[1].plot(*there.T, c="tab:blue", linewidth=0.6)
         plots[1].legend()
     for plot in plots:
         plot.set_xlim(*extent[:2])
