@@ -1,4 +1,4 @@
-"""Glow: activation normalisation, invertible 1 × 1 convolutions and affine couplings, at several scales.
+"""Glow: activation normalisation, invertible 1 × 1 convolutions and affine couplings, multi-scale.
 
 A step of flow is three bijections: a scale and shift for every channel, begun so that the first data leave it
 standardised; a learnt invertible matrix that mixes the channels at every pixel, W = P L (U + diag(s)), whose
