@@ -1,4 +1,4 @@
-"""Neural spline flow: couplings or autoregressions whose maps are splines; the first choice for a table.
+"""Neural spline flow: couplings or autoregressions by splines; the first choice for a table.
 
 Every entry that a layer maps goes through a monotone rational-quadratic spline with K bins on [−B, B] and the identity
 outside; widths, heights and slopes of the bins come from a network of the entries that are kept, or come before. One
