@@ -20,6 +20,20 @@ import tacit
 RESULTS = Path(__file__).parent / "results"
 
 
+def _commit() -> str:
+    """The commit that this code is of; "+" after it says that code was changed since."""
+    root = Path(__file__).parent.parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "--", "*.py"))
+
+
+# As of the start: a long training must not be recorded under what was committed meanwhile.
+COMMIT = _commit()
+
+
 def record(
     model: str,
     data: str,
@@ -73,9 +87,7 @@ def record(
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("tacit", "torch", "numpy", *packages)},
         },
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-        ).stdout.strip(),
+        "commit": COMMIT,
     }
     path = RESULTS / model / f"{data}.{metric.replace(':', '.').replace(' ', '-')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
