@@ -148,7 +148,6 @@ class GatedAttention(nn.Module):
         size: height and width, for the places' embeddings.
         width: channels between.
         blocks: pairs of both.
-        heads: of the attention.
         dropout: share of the hidden channels to drop while learning.
         context: features of the context; 0 for none.
     """
@@ -161,7 +160,6 @@ class GatedAttention(nn.Module):
         *,
         width: int,
         blocks: int,
-        heads: int = 4,
         dropout: float = 0.0,
         context: int = 0,
     ):
@@ -169,7 +167,7 @@ class GatedAttention(nn.Module):
         self.input = nn.Conv2d(inputs, width, 3, padding=1)
         self.context = nn.Conv2d(context, width, 1) if context else None
         self.place = nn.Parameter(0.01 * torch.randn(width, *size))
-        self.blocks = nn.ModuleList(_Pair(width, heads, dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(_Pair(width, dropout) for _ in range(blocks))
         self.output = quiet(nn.Conv2d(width, outputs, 3, padding=1))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -186,9 +184,13 @@ class GatedAttention(nn.Module):
 class _Pair(nn.Module):
     """h ← norm(h + gated convolution(h)), h ← norm(h + attention(h))."""
 
-    def __init__(self, width: int, heads: int, dropout: float):
+    # The paper's four heads share 96 channels.
+    HEAD = 24
+
+    def __init__(self, width: int, dropout: float):
         super().__init__()
-        self.heads, self.dropout = heads, nn.Dropout(dropout)
+        self.heads = next(heads for heads in range(max(1, width // self.HEAD), 0, -1) if width % heads == 0)
+        self.dropout = nn.Dropout(dropout)
         self.convolution = nn.Conv2d(2 * width, width, 3, padding=1)
         self.gate = nn.Conv2d(2 * width, 2 * width, 1)
         self.looks, self.gathers = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, 2 * width, 1)
