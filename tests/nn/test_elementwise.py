@@ -71,12 +71,13 @@ def test_zeros_are_the_identity_of_all_but_mixtures() -> None:
 def test_a_spline_passes_through_its_knots_and_is_the_identity_outside() -> None:
     entry = Spline(4, tail=2.0)
     parameters = torch.randn(1, entry.parameters, 1, dtype=torch.float64)
-    knots_x, knots_z, slopes = (k[0, :, 0] for k in entry._pieces(parameters))
-    assert knots_x[0] == knots_z[0] == -2 and knots_x[-1] == knots_z[-1] == 2
+    sizes = 1e-3 + (1 - 4e-3) * parameters[0, :8, 0].view(2, 4).softmax(1)
+    knots_x, knots_z = torch.cat((torch.zeros(2, 1), 4 * sizes.cumsum(1)), 1) - 2
+    slopes = 1e-3 + torch.nn.functional.softplus(parameters[0, 8:, 0] + math.log(math.expm1(1 - 1e-3)))
     x = knots_x[1:-1, None]
     z, log_det = entry.forward_and_log_det(x, parameters.expand(len(x), -1, -1))
     torch.testing.assert_close(z[:, 0], knots_z[1:-1])
-    torch.testing.assert_close(log_det[:, 0].exp(), slopes[1:-1])
+    torch.testing.assert_close(log_det[:, 0].exp(), slopes)
     outside = torch.tensor([[-9.0], [2.5]], dtype=torch.float64)
     assert torch.equal(entry.forward_and_log_det(outside, parameters.expand(2, -1, -1))[0], outside)
 

@@ -265,7 +265,7 @@ class ActNorm(Bijection):
 
     def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_scale, shift = self._fitting(x)
-        return x * log_scale.exp() + shift, self._log_det(x)
+        return torch.addcmul(shift, x, log_scale.exp()), self._log_det(x)
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_scale, shift = self._fitting(z)
