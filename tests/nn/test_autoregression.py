@@ -65,9 +65,12 @@ def test_gradients_pass_through_the_way_back() -> None:
 
 def test_the_incremental_inverse_computes_every_unit_once() -> None:
     bijection = _random(9, Affine())
-    units = bijection.net.one_by_one(2, None)
     x = torch.randn(2, 9, dtype=torch.float64)
     with torch.no_grad():
-        found = torch.stack([units(x.T[:d]).T for d in range(9)], 2)
-        torch.testing.assert_close(found, bijection.net(x))
-    assert [hidden.size for hidden in units.hidden] == [64, 48]
+        units, found = bijection.net.one_by_one(2, None), list[torch.Tensor]()
+        for entry in x.T.split(1):
+            found.append(units.parameters().T)
+            units.see(entry)
+        torch.testing.assert_close(torch.stack(found, 2), bijection.net(x))
+    # A row of ones, and every unit.
+    assert [hidden.size for hidden in units.values] == [1 + 9, 1 + 64, 1 + 48]

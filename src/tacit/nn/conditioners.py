@@ -32,7 +32,7 @@ class Perceptron(nn.Module):
         sizes = (inputs + context, *hidden)
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(sizes):
-            layers += [nn.Linear(a, b), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+            layers += [nn.Linear(a, b), nn.ReLU(inplace=True), *([nn.Dropout(dropout)] if dropout else [])]
         self.layers = nn.Sequential(*layers, quiet(nn.Linear(sizes[-1], outputs)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -66,7 +66,8 @@ class Affine(Elementwise):
     parameters: ClassVar[int] = 2
 
     def _scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return soft_bound(parameters[:, 0], self.bound), parameters[:, 1]
+        s, t = parameters.unbind(1)
+        return soft_bound(s, self.bound), t
 
     def forward_and_log_det(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         s, t = self._scale_and_shift(parameters)
@@ -74,7 +75,8 @@ class Affine(Elementwise):
 
     def inverse_and_log_det(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         s, t = self._scale_and_shift(parameters)
-        return (z - t) * (-s).exp(), -s
+        back = -s
+        return (z - t) * back.exp(), back
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Spline(Elementwise):
         return x0, x1, z0, z1, d0, d1
 
     def forward_and_log_det(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        within = x.clamp(-self.tail, self.tail)
+        within = F.hardtanh(x, -self.tail, self.tail)
         x0, x1, z0, z1, d0, d1 = self._piece(within, parameters, of_z=False)
         width, height = x1 - x0, z1 - z0
         slope, u = height / width, (within - x0) / width
@@ -128,7 +130,7 @@ class Spline(Elementwise):
         return z0 + height * rise + (x - within), log_slope
 
     def inverse_and_log_det(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        within = z.clamp(-self.tail, self.tail)
+        within = F.hardtanh(z, -self.tail, self.tail)
         x0, x1, z0, z1, d0, d1 = self._piece(within, parameters, of_z=True)
         width, height = x1 - x0, z1 - z0
         slope, above = height / width, within - z0

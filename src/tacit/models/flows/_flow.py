@@ -112,7 +112,7 @@ class Flow(Conditional):
         """Log-density of noise, (batch,), from (batch, dimensions)."""
         if self.base == "logistic":
             return (F.logsigmoid(z) + F.logsigmoid(-z)).sum(1)
-        return -0.5 * (z.square().sum(1) + z.shape[1] * math.log(2 * math.pi))
+        return -0.5 * (torch.linalg.vecdot(z, z) + z.shape[1] * math.log(2 * math.pi))
 
     def _noise(self, count: int, temperature: float) -> Tensor:
         shape = count, self.space.dimensions
