@@ -208,8 +208,8 @@ def main(
                     seed=seed,
                     seconds=time.perf_counter() - started,
                     packages=tuple(peer.__name__ for peer in PEERS[kind]),
-                    note=f"{shown}; {LAYERS} layers, hidden {HIDDEN[kind]} twice, {len(rows)} rows, medians of interleaved "
-                    f"rounds",
+                    note=f"{shown}; {LAYERS} layers, hidden {HIDDEN[kind]} twice, {len(rows)} rows, medians of "
+                    "interleaved rounds",
                 )
 
 

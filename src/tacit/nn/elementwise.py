@@ -256,5 +256,5 @@ def _log_series(u: Tensor) -> Tensor:
 
 
 def soft_bound(x: Tensor, bound: float) -> Tensor:
-    """bound · tanh(x / bound), near 0 the identity; by the logistic function, which is computed in half the time."""
+    """Near 0 the identity, bound · tanh(x / bound); by the logistic function, which is computed in half the time."""
     return torch.sigmoid(x * (2 / bound)) * (2 * bound) - bound
