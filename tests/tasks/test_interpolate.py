@@ -9,7 +9,7 @@ from tacit.data import Dataset
 from tacit.errors import CapabilityError, DataError, SpaceError, TacitError
 from tacit.spaces import Images, Vectors
 from tacit.tasks.fit import fit
-from tacit.tasks.interpolate import interpolate, path, spherical
+from tacit.tasks.interpolate import difference, interpolate, path, spherical
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,24 @@ def test_a_table_comes_as_a_table(along, tmp_path):
     np.testing.assert_allclose(rows[[0, 3, 4, 7]], data.observations(4), atol=1e-4)
 
 
+def test_an_attribute_moves_every_observation_away_from_a_class_and_towards_it(tmp_path):
+    label = torch.arange(40) % 2
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)) + 4 * label[:, None]
+    data = Dataset(Vectors(3), x, label, "table", ("low", "high"))
+    run = fit("realnvp", data, steps=2, out=tmp_path / "run", quiet=True, pictures=0)
+    direction = difference(run.model, data, 1)
+    codes = run.model.encode(x)
+    torch.testing.assert_close(direction, codes[label == 1].mean(0) - codes[label == 0].mean(0))
+    moved = np.load(interpolate(run.path, data, pairs=2, steps=3, attribute="high").parent / "interpolations.npy")
+    np.testing.assert_allclose(moved[:, 1], data.observations(2), atol=1e-4)
+    expected = run.model.decode(run.model.encode(data.observations(2)) + direction)
+    np.testing.assert_allclose(moved[:, 2], expected, atol=1e-4)
+    with pytest.raises(TacitError, match="no class is called 'middle': there are low, high"):
+        interpolate(run.path, data, attribute="middle")
+    with pytest.raises(DataError, match="table has none of class 7: an attribute needs rows with it and without"):
+        interpolate(run.path, data, attribute="7")
+
+
 def test_the_circle_keeps_the_norm_and_goes_evenly():
     a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]])
     third = spherical(a, b, torch.full((1, 2), 1 / 3))
@@ -54,7 +72,7 @@ def test_the_circle_keeps_the_norm_and_goes_evenly():
 def test_refuses_with_one_sentence(run, data, tmp_path):
     with pytest.raises(TacitError, match="steps is 1: give at least 1 and 2"):
         interpolate(run.path, data, steps=1)
-    with pytest.raises(DataError, match="pictures has 60 observations: 31 pairs need 62"):
+    with pytest.raises(DataError, match="pictures has 60 observations, and 62 are needed"):
         interpolate(run.path, data, pairs=31)
     with pytest.raises(TacitError, match="along is 'round': give spherical or linear"):
         path(run.model, data.x[:1], data.x[1:2], 3, "round")

@@ -56,7 +56,7 @@ def sample(
     found = Run(run)
     options: dict[str, Any] = {"guidance": guidance} if guidance else {}
     if label is not None:
-        options["label"] = _number(label, found.record["data"]["class_names"])
+        options["label"] = class_number(label, found.record["data"]["class_names"])
     if length is not None:
         options["length"] = length
     if not temperature:
@@ -69,7 +69,7 @@ def sample(
     return write(samples, found.space, folder, "samples", found.vocabulary, columns)
 
 
-def _number(label: str, names: list[str]) -> int:
+def class_number(label: str, names: list[str]) -> int:
     """The number of a class, by its name or number."""
     if label in names:
         return names.index(label)

@@ -6,8 +6,8 @@ log-determinant is Σ log |s| for each pixel; and an affine coupling of half of 
 2 × 2 pixels into four channels; then half of the channels are done – noise once a learnt prior has taken out what the
 other half tells about them – and the rest goes on at half the resolution, L times in all.
 
-Attributes are directions in the noise: `attribute` is the difference between the mean codes of images with and
-without one, and a multiple of it added to a code changes an image.
+Attributes are directions in the noise, the difference between the mean codes of images with and without one; a multiple
+of it added to a code changes an image (`tacit interpolate --attribute`).
 
 Where this departs from the paper: log-scales of the couplings are softly bounded, exp(s) for the paper's σ(s + 2).
 
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from tacit.errors import SpaceError
@@ -74,11 +73,6 @@ class Glow(Flow):
         self.flow, self.last = _scale(
             space.shape, scales, depth, Affine(bound), partial(Convolutions, width=width, context=self.context)
         )
-
-    @torch.no_grad()
-    def attribute(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """The direction of an attribute, (dimensions,): from images without it, (n, …), to images with it, (m, …)."""
-        return self.encode(positive).mean(0) - self.encode(negative).mean(0)
 
 
 def _scale(shape: tuple[int, ...], scales: int, depth: int, entry: Affine, net: Network) -> tuple[Chain, int]:
