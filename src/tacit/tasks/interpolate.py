@@ -117,9 +117,7 @@ def difference(model: Model, data: Dataset, label: int, most: int = 5000) -> Ten
     for what, rows in (("none of", labels == label), ("only", (labels != label) & (labels >= 0))):
         index = rows.nonzero()[:most, 0]
         if not len(index):
-            raise DataError(
-                f"{data.name} has {what} class {label}: an attribute needs observations with it and without"
-            )
+            raise DataError(f"{data.name} has {what} class {label}: an attribute needs rows with it and without")
         codes = [model.encode(data[some].to(model.device)) for some in index.split(200)]  # type: ignore[operator]
         means.append(torch.cat(codes).mean(0))
     return means[0] - means[1]
