@@ -1,4 +1,4 @@
-"""RealNVP: inverted, its log-determinant autograd's, its density a density."""
+"""RealNVP beyond what holds for every flow: pictures of odd sizes, the bound, half precision, what it refuses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tacit.data import Dataset
 from tacit.errors import SpaceError, TacitError
-from tacit.model import Batch
 from tacit.models.flows.realnvp import RealNVP
 from tacit.spaces import Images, Space, Tokens, Vectors
 
@@ -32,16 +31,6 @@ def _model(space: Space, **arguments: object) -> RealNVP:
         for parameter in model.flow.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model.eval()
-
-
-def _train(model: RealNVP, x: Tensor, steps: int) -> None:
-    model.adapt(Dataset(model.space, x))
-    optimiser = torch.optim.Adam(model.train().parameters(), lr=5e-3)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        model.loss(Batch(x, torch.arange(len(x)))).total.backward()
-        optimiser.step()
-    model.eval()
 
 
 SPACES = [
@@ -74,34 +63,6 @@ def test_log_det_is_that_of_the_jacobian(space: Space) -> None:
         torch.testing.assert_close(jacobian.reshape(space.dimensions, -1).slogdet().logabsdet, value)
 
 
-@pytest.mark.parametrize("space", SPACES, ids=str)
-def test_codes_and_samples_are_observations(space: Space) -> None:
-    model, x = _model(space), _data(space)
-    z = model.encode(x)
-    assert z.shape == (len(x), space.dimensions) and torch.equal(z, model.encode(x))
-    y = model.decode(z)
-    assert y.dtype == space.torch_dtype
-    assert torch.equal(y, x) if isinstance(space, Images) else torch.allclose(y, x, atol=1e-3)
-    sample = model.sample(3, temperature=0.7)
-    assert sample.shape == (3, *space.shape) and sample.dtype == space.torch_dtype
-    cold = model.sample(2, temperature=0.0)
-    assert torch.equal(cold[0], cold[1])
-
-
-def test_the_density_of_a_table_integrates_to_one_in_the_tables_own_units() -> None:
-    torch.manual_seed(0)
-    angle = 2 * math.pi * torch.rand(256)
-    ring = torch.stack((20 * angle.cos(), 0.3 * angle.sin()), 1) + torch.randn(256, 2) * torch.tensor([2.0, 0.03])
-    model = RealNVP(Vectors(2), couplings=6, hidden=(32,))
-    _train(model, ring, 60)
-    before = -0.5 * torch.linalg.slogdet(2 * math.pi * math.e * ring.T.cov()).logabsdet
-    assert model.log_prob(ring).mean() > before + 0.05, "no better than a Gaussian"
-    a, b = torch.linspace(-60, 60, 401), torch.linspace(-0.9, 0.9, 401)
-    with torch.no_grad():
-        mass = model.log_prob(torch.cartesian_prod(a, b)).exp().sum() * (a[1] - a[0]) * (b[1] - b[0])
-    assert mass.item() == pytest.approx(1, abs=1e-2)
-
-
 def test_the_bound_of_an_image_is_below_its_probability_and_the_probabilities_sum_to_the_flows_mass() -> None:
     model = _model(Images(1, 1, 2, 3))
     states = torch.cartesian_prod(torch.arange(3), torch.arange(3)).to(torch.uint8).view(9, 1, 1, 2)
@@ -125,29 +86,6 @@ def test_samples_agree_with_the_density() -> None:
     with torch.no_grad():
         ratio = (q.log_prob(x) - model.log_prob(x)).exp()
     assert ratio.mean().item() == pytest.approx(1, abs=5 * ratio.std().item() / math.sqrt(len(x)))
-
-
-@pytest.mark.parametrize("scale", [4.0, 1e4])
-@pytest.mark.parametrize("space", [Vectors(2), Vectors(43)], ids=str)
-def test_far_from_the_data_everything_is_finite_and_inverted(space: Space, scale: float) -> None:
-    model = _model(space, couplings=8)
-    _train(model, _data(space), 20)
-    x = (scale * _data(space)).requires_grad_()
-    log_prob = model.log_prob(x)
-    log_prob.mean().backward()
-    assert log_prob.isfinite().all() and x.grad is not None and x.grad.isfinite().all()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    back = model.decode(model.encode(x.detach()))
-    assert ((back - x).abs() <= 1e-3 * x.abs().max()).all()
-
-
-@pytest.mark.parametrize("space", [Vectors(7), Images(1, 8, 8)], ids=str)
-def test_every_parameter_learns_at_once(space: Space) -> None:
-    model = RealNVP(space, **SMALL)
-    x = _data(space)
-    model.adapt(Dataset(space, x))
-    model.loss(Batch(x[:10], torch.arange(10))).total.backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_saved_and_loaded_it_says_the_same() -> None:
