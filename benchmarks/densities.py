@@ -125,7 +125,7 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("maf", "plane"): {**_PLANE, "steps": 6000, "entry": "mixture", "layers": 3, "hidden": (64, 64)},
     ("ffjord", "plane"): {**_PLANE, "minutes": 10},
-    ("flow-matching", "plane"): {**_PLANE, "steps": 20_000},
+    ("flow-matching", "plane"): {**_PLANE, "minutes": 10},
     ("gaussian-mixture", "miniboone-subset"): {},
     ("realnvp", "miniboone-subset"): {**_SMALL, "steps": 1500, "learning_rate": 1e-3, "dropout": 0.2},
     ("neural-spline-flow", "miniboone-subset"): {
