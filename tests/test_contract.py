@@ -197,6 +197,8 @@ def test_bfloat16_does_not_break_it(name, data, tmp_path):
     assert all(torch.isfinite(p).all() for p in run.model.parameters())
 
 
+# What a compiler says of every graph that goes on after an equation's solver.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @cases(learns=True)
 def test_a_compiler_can_trace_its_loss(name, data):
     model = build(name, DATA[data]).train()
@@ -264,6 +266,7 @@ def test_encode_and_decode(name, data, run):
 def test_classify(name, data, tmp_path):
     if DATA[data].classes == 0:
         pytest.skip("there is nothing to tell apart")
+    build(name, DATA[data])
     classes = {"classes": DATA[data].classes} if "classes" in catalogue.load(name).arguments() else {}
     options = {"steps": 3, "quiet": True, "batch_size": 16, "pictures": 0}
     model = fit(name, DATA[data], out=tmp_path / "run", **options, **classes).model

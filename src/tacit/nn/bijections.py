@@ -56,8 +56,13 @@ class Chain(Bijection):
         self.sequential = frozenset().union(*(bijection.sequential for bijection in bijections))
 
     def adapt(self, x: Tensor, context: Tensor | None = None) -> None:
-        for bijection in self.bijections:
+        learners = [i for i, bijection in enumerate(self.bijections) if type(bijection).adapt is not Bijection.adapt]
+        last = max(learners, default=-1)
+        for i, bijection in enumerate(self.bijections):
             bijection.adapt(x, context)
+            # What comes after the last that learns from data is not worth computing.
+            if i >= last:
+                break
             x = bijection(x, context)
 
     def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -336,24 +341,31 @@ class CheckerboardSplit(Bijection):
 
 
 class Free(Bijection):
-    """Every entry of a vector mapped by itself, with parameters that are learnt and depend on nothing.
+    """Every entry of a vector mapped by itself, with parameters that are learnt and depend on the context alone.
 
     Args:
         features: entries.
         entry: the map of each.
+        context: features of the context; 0 for none.
     """
 
-    def __init__(self, features: int, entry: Elementwise):
+    def __init__(self, features: int, entry: Elementwise, context: int = 0):
         super().__init__()
         self.entry = entry
         self.entries = nn.Parameter(0.01 * torch.randn(entry.parameters, features))
+        self.context = nn.Linear(context, entry.parameters * features, bias=False) if context else None
+
+    def parameters_of(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """(batch, parameters, features)."""
+        entries = self.entries.expand(len(x), -1, -1)
+        return entries if self.context is None else entries + self.context(context).view_as(entries)
 
     def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, log_det = self.entry.forward_and_log_det(x, self.entries.expand(len(x), -1, -1))
+        z, log_det = self.entry.forward_and_log_det(x, self.parameters_of(x, context))
         return z, log_det.sum(1)
 
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x, log_det = self.entry.inverse_and_log_det(z, self.entries.expand(len(z), -1, -1))
+        x, log_det = self.entry.inverse_and_log_det(z, self.parameters_of(z, context))
         return x, log_det.sum(1)
 
 

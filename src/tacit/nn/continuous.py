@@ -47,6 +47,8 @@ class Continuous(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         return self._path(z, context, 1.0, 0.0)
 
+    # An adaptive solver's steps depend on the data: nothing that a compiler could unroll.
+    @torch.compiler.disable
     def _path(self, x: Tensor, context: Tensor | None, start: float, end: float) -> Tensor:
         """Without the volume, which samples and codes do not need."""
         from torchdiffeq import odeint
@@ -54,6 +56,7 @@ class Continuous(Bijection):
         times, tolerance = x.new_tensor([start, end]), self._tolerance()
         return odeint(lambda t, z: self.velocity_at(z, t, context), x, times, rtol=tolerance, atol=tolerance)[1]
 
+    @torch.compiler.disable
     def _solve(self, x: Tensor, context: Tensor | None, start: float, end: float) -> tuple[Tensor, Tensor]:
         from torchdiffeq import odeint, odeint_adjoint
 

@@ -35,6 +35,8 @@ class CDFFlow(Flow):
         components: of each mixture.
         layers: mixtures, one after the other.
         dequantise: add uniform noise to the columns of a table that hold whole numbers.
+        classes: how many classes it draws and tells apart; None learns without labels.
+        label_dropout: share of the rows that are learnt without their label.
 
     Raises:
         TacitError: a number is below 1, or `kind` is neither.
@@ -52,11 +54,13 @@ class CDFFlow(Flow):
         components: int = 8,
         layers: int = 2,
         dequantise: bool = False,
+        classes: int | None = None,
+        label_dropout: float = 0.0,
     ):
-        super().__init__(space, dequantise=dequantise)
+        super().__init__(space, classes, label_dropout, dequantise=dequantise)
         check_counts(components=components, layers=layers)
         if kind not in ("gaussian", "logistic"):
             raise TacitError(f"kind is {kind!r}: give gaussian or logistic")
         # The last mixture goes straight to the base.
         entries = [MixtureCDF(components, gaussian=kind == "gaussian", affine=i + 1 < layers) for i in range(layers)]
-        self.flow = Chain(*(Free(space.dimensions, entry) for entry in entries))
+        self.flow = Chain(*(Free(space.dimensions, entry, self.context) for entry in entries))

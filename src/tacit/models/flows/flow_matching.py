@@ -45,7 +45,7 @@ class FlowMatching(Flow):
         dropout: share of hidden units to drop while learning.
         transport: whether the noise of a batch is handed out by optimal transport, which straightens the paths.
         tolerance: of the solver.
-        exact: the most dimensions of which the density is exact; above it is an estimate.
+        exact: the most columns of which the density is exact; above it, and for images, it is an estimate.
         dequantise: add uniform noise to the columns of a table that hold whole numbers.
         classes: how many classes it draws and tells apart; None learns without labels.
         label_dropout: share of the rows that are learnt without their label.
@@ -76,7 +76,8 @@ class FlowMatching(Flow):
         check_counts(width=width, blocks=blocks, multipliers=min(multipliers, default=0))
         if tolerance <= 0:
             raise TacitError(f"tolerance is {tolerance}: give a small positive number, such as 1e-4")
-        self.transport, self.exact = transport, exact
+        # One pass of a U-net for every pixel would be too dear.
+        self.transport, self.exact = transport, exact if isinstance(space, Vectors) else 0
         network: TimedPerceptron | UNet
         if isinstance(space, Images):
             self.reals = Chain(Dequantise(cast(int, space.levels)), Rescale(2.0, -1.0))
@@ -92,7 +93,7 @@ class FlowMatching(Flow):
             network = TimedPerceptron(
                 space.dimensions, width=width, blocks=blocks, dropout=dropout, context=self.context
             )
-        self.velocity = Continuous(network, tolerance=10 * tolerance, exact=exact)
+        self.velocity = Continuous(network, tolerance=10 * tolerance, exact=self.exact)
         self.flow = Chain(self.velocity, Flatten(*space.shape))
 
     @property
@@ -114,6 +115,7 @@ class FlowMatching(Flow):
         return Losses(velocity=(found - (z - x)).square().mean())
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def nearest(x: Tensor, z: Tensor) -> Tensor:
     """Which row of `z` goes to each row of `x`, (batch,), so that the sum of squared distances is the least."""
