@@ -199,7 +199,7 @@ def test_clips_as_strips_and_as_a_film(tmp_path, channels):
     x = torch.zeros(6, *space.shape, dtype=torch.uint8)
     x[:, torch.arange(4), :, 0, torch.arange(4)] = 1
     assert pictures.strips(x, 2).size[0] > pictures.strips(x, 2).size[1] / 2
-    path = pictures.draw(x, Dataset(space, x), tmp_path / "step.png")
+    path = pictures.draw(VideoPixelNetwork(space), x, Dataset(space, x), tmp_path / "step.png")
     strip = np.asarray(Image.open(path).convert("RGB"))
     scale = strip.shape[1] // (4 * 6)
     assert strip.shape[:2] == (scale * 6 * 4, scale * 4 * 6), "a row a clip, a column a frame"
