@@ -48,6 +48,7 @@ class FFJORD(Flow):
 
     spaces = (Vectors, Images)
     recipe = Recipe(batch_size=256, learning_rate=2e-3, schedule="cosine", warmup=100, clip=5.0, ema=0.999)
+    appetite = 5.0
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class FlowMatching(Flow):
 
     spaces = (Vectors, Images)
     recipe = Recipe(batch_size=256, learning_rate=1e-3, schedule="cosine", warmup=200, clip=1.0, ema=0.999)
+    appetite = 5.0
 
     def __init__(
         self,

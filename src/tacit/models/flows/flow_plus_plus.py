@@ -68,6 +68,7 @@ class FlowPlusPlus(Flow):
 
     spaces = (Images,)
     recipe = Recipe(batch_size=32, learning_rate=1e-3, schedule="cosine", warmup=500, clip=5.0, ema=0.999)
+    appetite = 5.0
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class Glow(Flow):
 
     spaces = (Images,)
     recipe = Recipe(batch_size=64, learning_rate=1e-3, schedule="cosine", warmup=200, clip=50.0, ema=0.999)
+    appetite = 5.0
 
     def __init__(
         self,
