@@ -63,6 +63,16 @@ def test_the_models_own_arguments_are_options_of_fit(capsys):
     assert "--critic-steps" in said and "--minutes" in said and "--image-shape" in said
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_a_sentence(tmp_path, capsys):
+    table = np.random.default_rng(0).normal(size=(50, 2)).round(2)
+    table[:, 1] = 1
+    np.save(tmp_path / "table.npy", table)
+    assert main(["fit", "maf", str(tmp_path / "table.npy"), "--steps", "1", "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().err
+    assert "\ntacit: table has constant values in column 1" in f"\n{said}" and ".py" not in said
+
+
 def test_models_and_data_for_people_and_machines(capsys):
     assert main(["models"]) == 0
     assert "mean-teacher" in capsys.readouterr().out

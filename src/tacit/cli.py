@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(__version__)
         return 0
     try:
-        _run(words[0], words[1:])
+        with warnings.catch_warnings():
+            warnings.showwarning = _say_warning
+            _run(words[0], words[1:])
     except TacitError as error:
         print(f"tacit: {error}", file=sys.stderr)
         return 2
@@ -44,6 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("tacit: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One sentence, without the line of code that Python would show."""
+    print(f"tacit: {message}", file=sys.stderr)
 
 
 def _print_help() -> None:
