@@ -110,7 +110,7 @@ def patches(seed: int = 0) -> Dataset:
 # How each model learns each set.
 _PLANE = {"batch_size": 512, "learning_rate": 3e-3, "ema": 0.99, "validate_every": 200}
 _SMALL = {"batch_size": 128, "weight_decay": 0.1, "validate_every": 25}
-_PATCHES = {"minutes": 10, "batch_size": 512, "validate_every": 500}
+_PATCHES = {"steps": 5000, "batch_size": 512, "validate_every": 500}
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("gaussian-mixture", "plane"): {},
     ("realnvp", "plane"): {**_PLANE, "steps": 8000, "learning_rate": 5e-3, "couplings": 16, "hidden": (64, 64)},
@@ -124,8 +124,8 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
         "bins": 16,
     },
     ("maf", "plane"): {**_PLANE, "steps": 6000, "entry": "mixture", "layers": 3, "hidden": (64, 64)},
-    ("ffjord", "plane"): {**_PLANE, "minutes": 10},
-    ("flow-matching", "plane"): {**_PLANE, "minutes": 10},
+    ("ffjord", "plane"): {**_PLANE, "steps": 3000},
+    ("flow-matching", "plane"): {**_PLANE, "steps": 10_000},
     ("gaussian-mixture", "miniboone-subset"): {},
     ("realnvp", "miniboone-subset"): {**_SMALL, "steps": 1500, "learning_rate": 1e-3, "dropout": 0.2},
     ("neural-spline-flow", "miniboone-subset"): {
@@ -136,10 +136,10 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
         "dropout": 0.3,
     },
     ("maf", "miniboone-subset"): {**_SMALL, "steps": 3000, "layers": 4, "hidden": (64, 64)},
-    ("ffjord", "miniboone-subset"): {**_SMALL, "minutes": 10},
+    ("ffjord", "miniboone-subset"): {**_SMALL, "steps": 1500},
     ("neural-spline-flow", "bsds300-subset"): _PATCHES,
     ("maf", "bsds300-subset"): {**_PATCHES, "layers": 5, "hidden": (256, 256)},
-    ("ffjord", "bsds300-subset"): _PATCHES,
+    ("ffjord", "bsds300-subset"): {**_PATCHES, "steps": 1000},
 }
 
 

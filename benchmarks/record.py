@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 import tacit
+from tacit.data import Dataset
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -106,11 +107,17 @@ def _arguments() -> list[str]:
     return words
 
 
-def fit(*arguments: Any, **options: Any) -> tacit.Run:
-    """`tacit.fit`, ended by a signal that stops it: a figure of half a training must not be recorded."""
-    run = tacit.fit(*arguments, **options)
+def fit(model: str, data: str | Dataset, *, out: Path | str | None = None, **options: Any) -> tacit.Run:
+    """`tacit.fit`, or what is left of it where `out` holds a run; ended by a signal that stops it.
+
+    A figure of half a training must not be recorded.
+    """
+    if out is not None and (Path(out) / "run.json").exists():
+        run = tacit.resume(Path(out), None if isinstance(data, str) else data)
+    else:
+        run = tacit.fit(model, data, out=out, **options)
     if run.record["status"] == "interrupted":
-        raise SystemExit(f"interrupted at step {run.record['step']}: nothing is recorded")
+        raise SystemExit(f"interrupted at step {run.record['step']}: nothing is recorded, and the same command goes on")
     return run
 
 

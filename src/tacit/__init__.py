@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tacit.model import Model as Model
     from tacit.tasks.compare import compare as compare
     from tacit.tasks.fit import fit as fit
+    from tacit.tasks.resume import resume as resume
     from tacit.tasks.run import Run as Run
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ _HOMES = {
     "Model": "tacit.model",
     "Run": "tacit.tasks.run",
     "fit": "tacit.tasks.fit",
+    "resume": "tacit.tasks.resume",
     "compare": "tacit.tasks.compare",
 }
 
