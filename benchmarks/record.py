@@ -113,6 +113,11 @@ def fit(model: str, data: str | Dataset, *, out: Path | str | None = None, **opt
     A figure of half a training must not be recorded.
     """
     if out is not None and (Path(out) / "run.json").exists():
+        begun = tacit.Run(Path(out)).record
+        for name, found in (("model", begun["model"]), *((n, begun["plan"][n]) for n in ("seed", "steps", "minutes"))):
+            asked = model if name == "model" else options.get(name, found)
+            if found != asked:
+                raise SystemExit(f"{out} holds a run with {name} {found}, not {asked}: give another --out")
         run = tacit.resume(Path(out), None if isinstance(data, str) else data)
     else:
         run = tacit.fit(model, data, out=out, **options)
