@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import math
 import re
 import zlib
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +93,19 @@ def cases(capability: str | None = None, *, learns: bool = False, skipped: tuple
     return pytest.mark.parametrize(("name", "data"), found)
 
 
+@cache
+def small(name: str) -> dict[str, Any]:
+    """The arguments that the model's own tests name as `SMALL`: its parts are all there, and none is large."""
+    *_, family, module = catalogue.entry(name).module.split(".")
+    file = Path(__file__).parent / "models" / family / f"test_{module}.py"
+    for line in ast.parse(file.read_text(encoding="utf-8")).body if file.exists() else []:
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "SMALL":
+            found: dict[str, Any] = ast.literal_eval(line.value)
+            return found
+    return {}
+
+
+THREE_STEPS: dict[str, Any] = {"steps": 3, "batch_size": 16, "pictures": 0, "quiet": True}
 _fitted: dict[tuple[str, str], Run] = {}
 
 
@@ -98,14 +115,14 @@ def run(name, data, tmp_path_factory) -> Run:
     build(name, DATA[data])
     if (name, data) not in _fitted:
         folder = tmp_path_factory.mktemp("runs") / f"{name}-{zlib.crc32(data.encode())}"
-        _fitted[name, data] = fit(name, DATA[data], steps=3, out=folder, quiet=True, batch_size=16, pictures=0)
+        _fitted[name, data] = fit(name, DATA[data], out=folder, **THREE_STEPS, **small(name))
     return _fitted[name, data]
 
 
 def build(name: str, data: Dataset) -> Model:
     cls = catalogue.load(name)
     try:
-        model = cls(data.space, **configure(name, cls, data, {}))
+        model = cls(data.space, **configure(name, cls, data, small(name)))
     except SpaceError as error:
         pytest.skip(str(error))  # as a table of 2^64 cells
     model.adapt(data)
@@ -186,7 +203,7 @@ def test_every_parameter_of_a_player_receives_a_gradient(name, data):
 
 @cases()
 def test_the_same_seed_learns_the_same_and_saved_it_gives_the_same_numbers(name, data, run, tmp_path):
-    again = fit(name, DATA[data], steps=3, out=tmp_path / "again", quiet=True, batch_size=16, pictures=0)
+    again = fit(name, DATA[data], out=tmp_path / "again", **THREE_STEPS, **small(name))
     expected = run.model.state_dict()
     for key, value in Run(tmp_path / "again").model.state_dict().items():
         assert torch.equal(torch.nan_to_num(value), torch.nan_to_num(expected[key])), key
@@ -196,8 +213,7 @@ def test_the_same_seed_learns_the_same_and_saved_it_gives_the_same_numbers(name,
 @cases(learns=True)
 def test_bfloat16_does_not_break_it(name, data, tmp_path):
     build(name, DATA[data])
-    options = {"steps": 2, "batch_size": 16, "pictures": 0, "quiet": True, "precision": "bfloat16"}
-    run = fit(name, DATA[data], out=tmp_path / "run", **options)
+    run = fit(name, DATA[data], out=tmp_path / "run", precision="bfloat16", **THREE_STEPS, **small(name))
     assert all(torch.isfinite(p).all() for p in run.model.parameters())
 
 
@@ -273,8 +289,7 @@ def test_classify(name, data, tmp_path):
         pytest.skip("there is nothing to tell apart")
     build(name, DATA[data])
     classes = {"classes": DATA[data].classes} if "classes" in catalogue.load(name).arguments() else {}
-    options = {"steps": 3, "quiet": True, "batch_size": 16, "pictures": 0}
-    model = fit(name, DATA[data], out=tmp_path / "run", **options, **classes).model
+    model = fit(name, DATA[data], out=tmp_path / "run", **THREE_STEPS, **small(name) | classes).model
     assert has(model, "classify")
     probabilities = model.classify(DATA[data][torch.arange(4)])
     assert probabilities.shape == (4, DATA[data].classes)

@@ -4,6 +4,8 @@ Every message is one sentence that names the thing, the value and the remedy; th
 without a traceback and exits with status 2.
 """
 
+import math
+
 
 class TacitError(Exception):
     """Base of every error whose remedy is in the user's hands."""
@@ -27,3 +29,14 @@ class RunError(TacitError):
 
 class TrainingError(TacitError):
     """Learning stopped: a loss or a gradient was not finite, or a checkpoint could not be written."""
+
+
+def check_at_least(least: float, **arguments: float | tuple[float, ...]) -> None:
+    """Check that no argument is, or holds a number, below `least`, and that none is empty.
+
+    Raises:
+        TacitError: one is.
+    """
+    for name, value in arguments.items():
+        if min(value if isinstance(value, tuple) else (value,), default=-math.inf) < least:
+            raise TacitError(f"{name} is {value}: give at least {least}")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tacit.capabilities import Kind
 from tacit.data import Dataset
 from tacit.distributions import Bernoulli, Categorical, CoupledLogisticMixture, DiscretisedLogisticMixture, Head
-from tacit.errors import TacitError
+from tacit.errors import TacitError, check_at_least
 from tacit.models._conditional import Conditional
 from tacit.spaces import Images, Space, Video
 
@@ -182,7 +182,7 @@ class Sequential(Autoregressive):
 
     def _order_of_length(self, length: int) -> Tensor:
         """The order of an unbounded sequence, (length,)."""
-        check_sizes(length=length)
+        check_at_least(1, length=length)
         if not self.unbounded:
             raise TacitError(
                 f"length is {length}, but this model draws the {self.space.dimensions} entries that it was fitted on: "
@@ -334,13 +334,6 @@ def guided(head: Head, conditional: Tensor, unconditional: Tensor, guidance: flo
     weights = [guidance * (head.log_prob(conditional, x) - head.log_prob(unconditional, x)) for x in each]
     chosen = torch.multinomial(torch.stack(weights, 1).softmax(1), 1)[:, 0]
     return torch.stack(each, 1)[torch.arange(len(chosen), device=chosen.device), chosen]
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise TacitError unless all are at least 1."""
-    for name, value in sizes.items():
-        if value < 1:
-            raise TacitError(f"{name} is {value}: give at least 1")
 
 
 def check_kernels(**kernels: int) -> None:

@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from tacit.data import Dataset
-from tacit.errors import SpaceError
+from tacit.errors import SpaceError, check_at_least
 from tacit.model import Batch, Losses, Model, Recipe
-from tacit.models.autoregressive._autoregressive import check_known, check_sizes
+from tacit.models.autoregressive._autoregressive import check_known
 from tacit.models.autoregressive._tables import draw_cells
 from tacit.nn.bins import Bins
 from tacit.spaces import Vectors
@@ -64,7 +64,7 @@ class Bivariate(Model):
             raise SpaceError(
                 f"bivariate takes rows of 2 features, not {space.features}: keep two columns, or take made or realnvp"
             )
-        check_sizes(bins=bins, hidden=min(hidden, default=0))
+        check_at_least(1, bins=bins, hidden=min(hidden, default=0))
         self.bins = Bins(2, bins)
         self.first = nn.Parameter(torch.zeros(bins))
         sizes = (1, *hidden)

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tacit.data import Dataset
-from tacit.errors import TacitError
+from tacit.errors import TacitError, check_at_least
 from tacit.model import Batch, Losses, Recipe
-from tacit.models.autoregressive._autoregressive import Sequential, check_sizes, entry_head, raster
+from tacit.models.autoregressive._autoregressive import Sequential, entry_head, raster
 from tacit.nn import noise
 from tacit.spaces import Images, Space, Tokens
 
@@ -71,7 +71,7 @@ class CharRNN(Sequential):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout)
-        check_sizes(features=features, layers=layers, embedding=embedding)
+        check_at_least(1, features=features, layers=layers, embedding=embedding)
         for name, share in {"dropout": dropout, "restart": restart}.items():
             if not 0 <= share < 1:
                 raise TacitError(f"{name} is {share}: give a share in [0, 1)")

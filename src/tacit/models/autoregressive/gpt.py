@@ -35,9 +35,9 @@ from torch.nn import functional as F
 
 from tacit.data import Dataset
 from tacit.distributions import Categorical
-from tacit.errors import DataError, TacitError
+from tacit.errors import DataError, TacitError, check_at_least
 from tacit.model import Recipe
-from tacit.models.autoregressive._autoregressive import Sequential, check_sizes, entry_head, raster
+from tacit.models.autoregressive._autoregressive import Sequential, entry_head, raster
 from tacit.nn import noise
 from tacit.spaces import Images, Space, Tokens
 
@@ -81,7 +81,7 @@ class GPT(Sequential):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout)
-        check_sizes(layers=layers, heads=heads, features=features, orders=orders)
+        check_at_least(1, layers=layers, heads=heads, features=features, orders=orders)
         if features % heads:
             raise TacitError(f"heads is {heads}, which does not divide features, {features}: give a divisor")
         if not 0 <= dropout < 1:

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from tacit.data import Dataset
 from tacit.distributions import Bernoulli, Categorical, DiscretisedLogisticMixture, GaussianMixture, Head
-from tacit.errors import TacitError
+from tacit.errors import TacitError, check_at_least
 from tacit.model import Batch, Losses, Progress, Recipe
 from tacit.models.autoregressive._autoregressive import Autoregressive, check_known, guided
 from tacit.nn import noise
@@ -85,11 +85,7 @@ class MADE(Autoregressive):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout)
-        for name, value in {"hidden": min(hidden, default=0), "orderings": orderings, "masks": masks}.items():
-            if value < 1:
-                raise TacitError(f"{name} is {value if hidden else '()'}: give at least 1")
-        if components < 1:
-            raise TacitError(f"components is {components}: give at least 1")
+        check_at_least(1, hidden=hidden, orderings=orderings, masks=masks, components=components)
         if not 0 <= dropout < 1:
             raise TacitError(f"dropout is {dropout}: give a probability in [0, 1)")
         self.dropout = dropout

@@ -30,12 +30,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tacit.data import Dataset
-from tacit.errors import TacitError
+from tacit.errors import TacitError, check_at_least
 from tacit.model import Recipe
 from tacit.models.autoregressive._autoregressive import (
     Autoregressive,
     check_known,
-    check_sizes,
     entry_head,
     guided,
     scaled,
@@ -86,7 +85,7 @@ class ParallelMultiscale(Autoregressive):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout)
-        check_sizes(features=features, layers=layers)
+        check_at_least(1, features=features, layers=layers)
         side = max(space.height, space.width)
         most = (side - 1).bit_length()
         if scales is None:

@@ -31,13 +31,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tacit.data import Dataset
-from tacit.errors import TacitError
+from tacit.errors import TacitError, check_at_least
 from tacit.model import Recipe
 from tacit.models.autoregressive._autoregressive import (
     PixelState,
     Pixelwise,
     check_kernels,
-    check_sizes,
     entry_head,
     raster,
     scaled,
@@ -79,7 +78,7 @@ class PixelRNN(Pixelwise):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout)
-        check_sizes(features=features, layers=layers)
+        check_at_least(1, features=features, layers=layers)
         check_kernels(first=first)
         if kind not in ("diagonal", "row"):
             raise TacitError(f"kind is {kind!r}: give 'diagonal' or 'row'")

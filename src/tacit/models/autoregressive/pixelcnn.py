@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tacit.data import Dataset
+from tacit.errors import check_at_least
 from tacit.model import Recipe
 from tacit.models.autoregressive._autoregressive import (
     PixelState,
     Pixelwise,
     check_kernels,
-    check_sizes,
     entry_head,
     raster,
     scaled,
@@ -74,7 +74,7 @@ class PixelCNN(Pixelwise):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout)
-        check_sizes(features=features, layers=layers)
+        check_at_least(1, features=features, layers=layers)
         check_kernels(first=first, kernel=kernel)
         self.head = entry_head(space)
         self.register_buffer("order", raster(space), persistent=False)

@@ -33,12 +33,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tacit.data import Dataset
-from tacit.errors import TacitError
+from tacit.errors import TacitError, check_at_least
 from tacit.model import Recipe
 from tacit.models.autoregressive._autoregressive import (
     PixelState,
     Pixelwise,
-    check_sizes,
     pixel_head,
     raster,
     scaled,
@@ -91,7 +90,7 @@ class PixelCNNPlusPlus(Pixelwise):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout)
-        check_sizes(features=features, blocks=blocks, resolutions=resolutions, components=components)
+        check_at_least(1, features=features, blocks=blocks, resolutions=resolutions, components=components)
         if not 0 <= dropout < 1:
             raise TacitError(f"dropout is {dropout}: give a probability in [0, 1)")
         self.head = pixel_head(space, components)

@@ -26,9 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from tacit.errors import TacitError
+from tacit.errors import TacitError, check_at_least
 from tacit.model import Recipe
-from tacit.models.autoregressive._autoregressive import check_sizes
 from tacit.models.autoregressive._symbols import Seen, Symbols
 from tacit.nn import noise
 from tacit.nn.causal1d import CausalCache, CausalConv1d, receptive_field
@@ -65,7 +64,7 @@ class TCN(Symbols):
         classes: int | None = None,
         label_dropout: float = 0.0,
     ):
-        check_sizes(features=features, layers=layers, kernel=kernel)
+        check_at_least(1, features=features, layers=layers, kernel=kernel)
         if not 0 <= dropout < 1:
             raise TacitError(f"dropout is {dropout}: give a probability in [0, 1)")
         super().__init__(space, features, classes, label_dropout)

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tacit.data import Dataset
+from tacit.errors import check_at_least
 from tacit.model import Recipe
 from tacit.models.autoregressive._autoregressive import (
     Pixelwise,
     check_kernels,
-    check_sizes,
     entry_head,
     raster,
     scaled,
@@ -82,7 +82,8 @@ class VideoPixelNetwork(Pixelwise):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout)
-        check_sizes(
+        check_at_least(
+            1,
             encoder_features=encoder_features,
             dilations=min(dilations, default=0),
             features=features,

@@ -23,8 +23,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from tacit.errors import check_at_least
 from tacit.model import Recipe
-from tacit.models.autoregressive._autoregressive import check_sizes
 from tacit.models.autoregressive._symbols import Seen, Symbols
 from tacit.nn.causal1d import CausalCache, CausalConv1d, receptive_field
 from tacit.nn.gated import gate
@@ -63,8 +63,8 @@ class WaveNet(Symbols):
         classes: int | None = None,
         label_dropout: float = 0.0,
     ):
-        check_sizes(features=features, skip_features=skip_features, stacks=stacks, kernel=kernel)
-        check_sizes(dilations=min(dilations, default=0))
+        check_at_least(1, features=features, skip_features=skip_features, stacks=stacks, kernel=kernel)
+        check_at_least(1, dilations=min(dilations, default=0))
         super().__init__(space, features, classes, label_dropout)
         layers = dilations * stacks
         self.layers = nn.ModuleList(

@@ -193,13 +193,6 @@ def warn_of_columns(data: Dataset, whole_numbers: bool) -> None:
             )
 
 
-def check_counts(**counts: int) -> None:
-    """Raise TacitError unless all are at least 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise TacitError(f"{name} is {value}: give at least 1")
-
-
 def check_halves(features: int) -> None:
     """Raise SpaceError if there is a single column."""
     if features < 2:

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tacit.errors import TacitError
+from tacit.errors import TacitError, check_at_least
 from tacit.model import Recipe
-from tacit.models.flows._flow import Flow, check_counts
+from tacit.models.flows._flow import Flow
 from tacit.nn.bijections import Chain, Free
 from tacit.nn.elementwise import MixtureCDF
 from tacit.spaces import Space, Vectors
@@ -58,7 +58,7 @@ class CDFFlow(Flow):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout, dequantise=dequantise)
-        check_counts(components=components, layers=layers)
+        check_at_least(1, components=components, layers=layers)
         if kind not in ("gaussian", "logistic"):
             raise TacitError(f"kind is {kind!r}: give gaussian or logistic")
         # The last mixture goes straight to the base.

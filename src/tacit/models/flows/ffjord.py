@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tacit.capabilities import Kind
-from tacit.errors import TacitError
+from tacit.errors import TacitError, check_at_least
 from tacit.model import Recipe
-from tacit.models.flows._flow import Flow, check_counts
+from tacit.models.flows._flow import Flow
 from tacit.nn.bijections import ActNorm, Chain, Flatten
 from tacit.nn.continuous import Continuous
 from tacit.spaces import Images, Space, Vectors
@@ -64,7 +64,7 @@ class FFJORD(Flow):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout, dequantise=dequantise)
-        check_counts(blocks=blocks, hidden=min(hidden, default=1))
+        check_at_least(1, blocks=blocks, hidden=min(hidden, default=1))
         if tolerance <= 0:
             raise TacitError(f"tolerance is {tolerance}: give a small positive number, such as 1e-4")
         features = space.dimensions

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from tacit.capabilities import Kind
-from tacit.errors import TacitError
+from tacit.errors import TacitError, check_at_least
 from tacit.model import Batch, Losses, Recipe
-from tacit.models.flows._flow import Flow, check_counts
+from tacit.models.flows._flow import Flow
 from tacit.nn import noise
 from tacit.nn.bijections import Chain, Dequantise, Flatten, Rescale
 from tacit.nn.continuous import Continuous
@@ -74,7 +74,7 @@ class FlowMatching(Flow):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout, dequantise=dequantise)
-        check_counts(width=width, blocks=blocks, multipliers=min(multipliers, default=0))
+        check_at_least(1, width=width, blocks=blocks, multipliers=min(multipliers, default=0))
         if tolerance <= 0:
             raise TacitError(f"tolerance is {tolerance}: give a small positive number, such as 1e-4")
         # One pass of a U-net for every pixel would be too dear.

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tacit.errors import SpaceError, TacitError
+from tacit.errors import SpaceError, TacitError, check_at_least
 from tacit.model import Recipe
-from tacit.models.flows._flow import Flow, check_counts
+from tacit.models.flows._flow import Flow
 from tacit.nn.bijections import (
     ActNorm,
     Bijection,
@@ -85,7 +85,7 @@ class FlowPlusPlus(Flow):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout)
-        check_counts(width=width, blocks=blocks, components=components, noise_couplings=noise_couplings)
+        check_at_least(1, width=width, blocks=blocks, components=components, noise_couplings=noise_couplings)
         if space.height % 2 or space.width % 2:
             raise SpaceError(
                 f"flow++ squeezes squares of 2 × 2 pixels, and images of {space.height} × {space.width} have an odd "

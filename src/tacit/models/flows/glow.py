@@ -23,9 +23,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from tacit.errors import SpaceError
+from tacit.errors import SpaceError, check_at_least
 from tacit.model import Recipe
-from tacit.models.flows._flow import Flow, Network, check_counts
+from tacit.models.flows._flow import Flow, Network
 from tacit.nn.bijections import ActNorm, Bijection, Chain, Coupling, FactorOut, Flatten, InvertibleConv1x1, Squeeze
 from tacit.nn.conditioners import quiet
 from tacit.nn.elementwise import Affine
@@ -65,7 +65,7 @@ class Glow(Flow):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout)
-        check_counts(scales=scales, depth=depth, width=width)
+        check_at_least(1, scales=scales, depth=depth, width=width)
         if space.height % 2 or space.width % 2:
             raise SpaceError(
                 f"glow squeezes squares of 2 × 2 pixels, and images of {space.height} × {space.width} have an odd "

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import torch
 
+from tacit.errors import check_at_least
 from tacit.model import Recipe
-from tacit.models.flows._flow import Flow, check_counts
+from tacit.models.flows._flow import Flow
 from tacit.nn.autoregression import MaskedAutoregression
 from tacit.nn.bijections import ActNorm, Bijection, Chain, Inverse, Permute
 from tacit.nn.elementwise import Affine
@@ -53,7 +54,7 @@ class IAF(Flow):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout, dequantise=dequantise)
-        check_counts(layers=layers, hidden=min(hidden, default=1))
+        check_at_least(1, layers=layers, hidden=min(hidden, default=1))
         features, chain = space.dimensions, list[Bijection]()
         for i in range(layers):
             chain.append(ActNorm(features))

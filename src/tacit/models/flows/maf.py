@@ -22,9 +22,9 @@ from typing import Literal
 
 import torch
 
-from tacit.errors import TacitError
+from tacit.errors import TacitError, check_at_least
 from tacit.model import Recipe
-from tacit.models.flows._flow import Flow, check_counts
+from tacit.models.flows._flow import Flow
 from tacit.nn.autoregression import MaskedAutoregression
 from tacit.nn.bijections import ActNorm, Bijection, Chain, Flatten, Permute
 from tacit.nn.elementwise import Affine, Elementwise, MixtureCDF, Spline
@@ -66,7 +66,7 @@ class MAF(Flow):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout, dequantise=dequantise)
-        check_counts(layers=layers, hidden=min(hidden, default=1), components=components, bins=bins)
+        check_at_least(1, layers=layers, hidden=min(hidden, default=1), components=components, bins=bins)
         entries: dict[str, Elementwise] = {
             "affine": Affine(),
             "mixture": MixtureCDF(components),

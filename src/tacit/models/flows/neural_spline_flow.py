@@ -15,9 +15,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-from tacit.errors import TacitError
+from tacit.errors import TacitError, check_at_least
 from tacit.model import Recipe
-from tacit.models.flows._flow import Flow, check_counts, image_couplings, vector_couplings
+from tacit.models.flows._flow import Flow, image_couplings, vector_couplings
 from tacit.nn.autoregression import MaskedAutoregression
 from tacit.nn.bijections import ActNorm, Bijection, Chain, Permute
 from tacit.nn.conditioners import Perceptron, ResidualConvolutions
@@ -68,7 +68,7 @@ class NeuralSplineFlow(Flow):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout, dequantise=dequantise)
-        check_counts(layers=layers, hidden=min(hidden, default=1), bins=bins, blocks=blocks, channels=channels)
+        check_at_least(1, layers=layers, hidden=min(hidden, default=1), bins=bins, blocks=blocks, channels=channels)
         if tail <= 0:
             raise TacitError(f"tail is {tail}: give a positive number of standard deviations, such as 5")
         entry, features = Spline(bins, tail), space.dimensions

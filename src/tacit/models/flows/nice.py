@@ -16,8 +16,9 @@ from typing import Literal
 
 import torch
 
+from tacit.errors import check_at_least
 from tacit.model import Recipe
-from tacit.models.flows._flow import Flow, check_counts, check_halves
+from tacit.models.flows._flow import Flow, check_halves
 from tacit.nn.bijections import Bijection, Chain, Coupling, Flatten, Permute, Scale
 from tacit.nn.conditioners import Perceptron
 from tacit.nn.elementwise import Shift
@@ -56,7 +57,7 @@ class NICE(Flow):
         label_dropout: float = 0.0,
     ):
         super().__init__(space, classes, label_dropout, dequantise=dequantise)
-        check_counts(couplings=couplings, hidden=min(hidden, default=1))
+        check_at_least(1, couplings=couplings, hidden=min(hidden, default=1))
         self.base, features = base, space.dimensions
         check_halves(features)
         sizes, chain = (features - features // 2, features // 2), list[Bijection]()

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from tacit.data import Dataset
 from tacit.distributions import Bernoulli, DiscretisedLogisticMixture, GaussianMixture, Head
 from tacit.distributions.discrete import softplus_sum
-from tacit.errors import TacitError
+from tacit.errors import TacitError, check_at_least
 from tacit.model import Batch, Losses, Model, Recipe
 from tacit.nn import noise
 from tacit.nn.autoregression import MaskedAutoregression
@@ -85,10 +85,7 @@ class VAE(Model):
         flow_hidden: int = 320,
     ):
         super().__init__(space)
-        widths = {"latent": (latent,), "hidden": hidden, "channels": channels, "flow_hidden": (flow_hidden,)}
-        for name, value in widths.items():
-            if min(value, default=0) < 1:
-                raise TacitError(f"{name} is {value}: give at least 1")
+        check_at_least(1, latent=latent, hidden=hidden, channels=channels, flow_hidden=flow_hidden)
         if flow < 0:
             raise TacitError(f"flow is {flow}: give the number of steps after the Gaussian posterior, 0 for none")
         self.latent = latent
@@ -166,8 +163,7 @@ class VAE(Model):
         """
         entries, log_det = self._entries(x)
         posterior = self._posterior(entries)
-        if samples < 1:
-            raise TacitError(f"samples is {samples}: give at least 1")
+        check_at_least(1, samples=samples)
         at_once = max(1, _AT_ONCE // (len(x) * self.space.dimensions * self.head.parameters))
         total = torch.full((len(x),), -math.inf, device=x.device)
         for count in [at_once] * (samples // at_once) + [samples % at_once] * (samples % at_once > 0):
