@@ -15,7 +15,7 @@ from tacit.models.diffusion.ddpm import DDPM, _log_mass
 from tacit.nn import noise
 from tacit.spaces import Images, Space, Tokens, Vectors
 
-SMALL = {"width": 8, "timesteps": 12}
+TINY = {"width": 8, "timesteps": 12}
 SPACES = [Images(1, 8, 8, 17), Images(3, 10, 7), Images(4, 5, 14, 2), Images(1, 1, 2), Vectors(1), Vectors(6)]
 
 
@@ -26,7 +26,7 @@ def _data(space: Space, rows: int = 24) -> Tensor:
 
 
 def _model(space: Space, **arguments: object) -> DDPM:
-    model = DDPM(space, **{**SMALL, **arguments})
+    model = DDPM(space, **{**TINY, **arguments})
     model.adapt(Dataset(space, _data(space)))
     return model.eval()
 
@@ -256,7 +256,7 @@ def test_bfloat16_autocast_keeps_the_bound() -> None:
 
 def test_saved_and_loaded_it_says_the_same() -> None:
     space = Vectors(6)
-    model, other = _model(space), DDPM(space, **SMALL).eval()
+    model, other = _model(space), DDPM(space, **TINY).eval()
     other.load_state_dict(model.state_dict())
     x, values = _data(space), []
     for m in (model, other):
@@ -275,7 +275,7 @@ def test_refuses_with_one_sentence() -> None:
 
 
 def test_attention_mixes_positions() -> None:
-    net = DDPM(Images(1, 8, 8), **SMALL).net
+    net = DDPM(Images(1, 8, 8), **TINY).net
     x = torch.randn(2, 16, 4, 4)
     moved = x.clone()
     moved[:, :, 0, 0] += 1
