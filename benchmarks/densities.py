@@ -19,6 +19,7 @@ rows, by which the recipes were chosen as well; RealNVP's figures on moons had b
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import time
 import warnings
@@ -172,7 +173,7 @@ def main(
     x = test.observations()
     with torch.no_grad():
         log_p = torch.cat([run.model.log_prob(part).double() for part in x.split(1000)])
-    others = rivals(dataset, seed)
+    others = rivals(dataset, seed, out.parent / f"rivals-{data}-{seed}.json")
     if data in LAWS:
         value = -LAWS[data](x).double().mean().item()
         source, target = "the law that drew the rows, on the same test rows", value + 0.02
@@ -202,8 +203,13 @@ def main(
     )
 
 
-def rivals(dataset: Dataset, seed: int) -> dict[str, tuple[float, str]]:
-    """Test nats of a Gaussian, and of a mixture and a kernel density tuned on the validation rows."""
+def rivals(dataset: Dataset, seed: int, kept: Path) -> dict[str, tuple[float, str]]:
+    """Test nats of a Gaussian, and of a mixture and a kernel density tuned on the validation rows.
+
+    They are fitted once for all models and kept in a file: on photographs they take longer than a flow.
+    """
+    if kept.exists():
+        return {name: (nats, how) for name, (nats, how) in json.loads(kept.read_text()).items()}
     chosen = torch.Generator().manual_seed(seed)
     parts = [
         part.take(torch.randperm(len(part), generator=chosen)[:RIVAL_ROWS].sort().values)
@@ -216,7 +222,9 @@ def rivals(dataset: Dataset, seed: int) -> dict[str, tuple[float, str]]:
     found = {"Gaussian": (gaussian.log_prob(torch.from_numpy(data.test)).numpy() + data.log_det, "full covariance")}
     found["GaussianMixture"] = gaussian_mixture(data, seed)
     found["KernelDensity"] = kernel_density(data)
-    return {name: (float(-log_p.mean()), how) for name, (log_p, how) in found.items()}
+    means = {name: (float(-log_p.mean()), how) for name, (log_p, how) in found.items()}
+    kept.write_text(json.dumps(means))
+    return means
 
 
 class Standardised:
