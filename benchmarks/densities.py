@@ -112,6 +112,8 @@ def patches(seed: int = 0) -> Dataset:
 _PLANE = {"batch_size": 512, "learning_rate": 3e-3, "ema": 0.99, "validate_every": 200}
 _SMALL = {"batch_size": 128, "weight_decay": 0.1, "validate_every": 25}
 _PATCHES = {"steps": 5000, "batch_size": 512, "validate_every": 500}
+# Chosen on miniboone-subset's validation rows, 6.7 nats against 17.4 of the default width and rate.
+_WIDE_VELOCITY = {"steps": 1000, "hidden": (256, 256), "learning_rate": 5e-3}
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("gaussian-mixture", "plane"): {},
     ("realnvp", "plane"): {**_PLANE, "steps": 8000, "learning_rate": 5e-3, "couplings": 16, "hidden": (64, 64)},
@@ -137,10 +139,10 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
         "dropout": 0.3,
     },
     ("maf", "miniboone-subset"): {**_SMALL, "steps": 3000, "layers": 4, "hidden": (64, 64)},
-    ("ffjord", "miniboone-subset"): {**_SMALL, "steps": 1500},
+    ("ffjord", "miniboone-subset"): {**_SMALL, **_WIDE_VELOCITY},
     ("neural-spline-flow", "bsds300-subset"): _PATCHES,
     ("maf", "bsds300-subset"): {**_PATCHES, "layers": 5, "hidden": (256, 256)},
-    ("ffjord", "bsds300-subset"): {**_PATCHES, "steps": 1000},
+    ("ffjord", "bsds300-subset"): {**_PATCHES, **_WIDE_VELOCITY},
 }
 
 
