@@ -95,13 +95,22 @@ def cases(capability: str | None = None, *, learns: bool = False, skipped: tuple
 
 @cache
 def small(name: str) -> dict[str, Any]:
-    """The arguments that the model's own tests name as `SMALL`: its parts are all there, and none is large."""
+    """The arguments that the model's own tests, or by its name its family's, call `SMALL`: all parts, none large."""
     *_, family, module = catalogue.entry(name).module.split(".")
-    file = Path(__file__).parent / "models" / family / f"test_{module}.py"
+    folder = Path(__file__).parent / "models" / family
+    own, shared = (_literal(folder / f"test_{which}.py", "SMALL") for which in (module, family))
+    return own or shared.get(name, {})
+
+
+@cache
+def _literal(file: Path, name: str) -> dict[str, Any]:
+    """A dictionary that a file assigns to `name`, read without importing it; empty if there is none."""
     for line in ast.parse(file.read_text(encoding="utf-8")).body if file.exists() else []:
-        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "SMALL":
-            found: dict[str, Any] = ast.literal_eval(line.value)
-            return found
+        if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None:
+            target = line.targets[0] if isinstance(line, ast.Assign) else line.target
+            if ast.unparse(target) == name:
+                found: dict[str, Any] = ast.literal_eval(line.value)
+                return found
     return {}
 
 

@@ -13,6 +13,9 @@ from tacit.spaces import Images, Tokens
 from tacit.tasks.fit import fit
 from tacit.tasks.run import Run
 
+# Of the contract's tests.
+SMALL = {"features": 24, "embedding": 8}
+
 SPACE = Tokens(6, 10)
 
 

@@ -13,7 +13,10 @@ from tacit.model import Batch
 from tacit.models.autoregressive.gpt import GPT
 from tacit.spaces import Images, Tokens
 
-SMALL = Images(1, 2, 3, 2)
+# Of the contract's tests.
+SMALL = {"layers": 2, "heads": 2, "features": 16}
+
+TINY = Images(1, 2, 3, 2)
 
 
 def random_gpt(space, std=0.4, **arguments):
@@ -78,16 +81,16 @@ def test_orders():
     assert torch.equal(random_gpt(Images(1, 3, 3, 2), order="zigzag").order, torch.tensor([0, 1, 2, 5, 4, 3, 6, 7, 8]))
     colour = random_gpt(Images(2, 2, 2, 2), order="zigzag").order
     assert torch.equal(colour, torch.tensor([0, 4, 1, 5, 3, 7, 2, 6])), "a pixel's colours stay together"
-    assert random_gpt(SMALL, order="random").order.sort().values.tolist() == list(range(6))
+    assert random_gpt(TINY, order="random").order.sort().values.tolist() == list(range(6))
     with pytest.raises(TacitError, match="tokens have no rows"):
         random_gpt(Tokens(3, 4), order="zigzag")
     with pytest.raises(TacitError, match="order is 'spiral'"):
-        random_gpt(SMALL, order="spiral")
+        random_gpt(TINY, order="spiral")
 
 
 def test_a_model_of_any_order_is_the_mixture_of_its_orders():
-    model = random_gpt(SMALL, order="any", orders=3)
-    x = everything(SMALL)
+    model = random_gpt(TINY, order="any", orders=3)
+    x = everything(TINY)
     with torch.no_grad():
         assert model.log_prob(x).double().exp().sum().item() == pytest.approx(1, abs=1e-5)
         each = torch.stack([model._log_prob_along(x, order[None], None).sum(1) for order in model.orders]).exp()
@@ -115,7 +118,7 @@ def test_rows_of_their_own_orders_replay():
 
 
 def test_any_part_of_an_image_completes_any_other():
-    model = random_gpt(SMALL, order="any", classes=2)
+    model = random_gpt(TINY, order="any", classes=2)
     x = torch.randint(2, (500, 1, 2, 3)).to(torch.uint8)
     known = torch.tensor([[[False, True, False], [True, False, True]]])
     done = model.complete(x, known)
@@ -123,14 +126,14 @@ def test_any_part_of_an_image_completes_any_other():
     assert (done != x)[:, ~known].any()
     assert model.complete(x, known, label=1).shape == x.shape
     with pytest.raises(TacitError, match="let the known part come first, or take a model of any order"):
-        random_gpt(SMALL).complete(x, known)
+        random_gpt(TINY).complete(x, known)
 
 
 def test_any_order_learns_and_every_parameter_has_a_gradient():
     torch.manual_seed(0)
-    model = GPT(SMALL, layers=1, heads=2, features=16, order="any", dropout=0.1).train()
+    model = GPT(TINY, layers=1, heads=2, features=16, order="any", dropout=0.1).train()
     x = (torch.rand(64, 1, 2, 3) < 0.2).to(torch.uint8)
-    model.adapt(Dataset(SMALL, x))
+    model.adapt(Dataset(TINY, x))
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(60):
@@ -145,8 +148,8 @@ def test_any_order_learns_and_every_parameter_has_a_gradient():
 
 def test_clear_errors():
     with pytest.raises(TacitError, match="heads is 3, which does not divide features, 8"):
-        GPT(SMALL, heads=3, features=8)
+        GPT(TINY, heads=3, features=8)
     with pytest.raises(TacitError, match="layers is 0: give at least 1"):
-        GPT(SMALL, layers=0)
+        GPT(TINY, layers=0)
     with pytest.raises(TacitError, match=r"dropout is 1\.0"):
-        GPT(SMALL, dropout=1.0)
+        GPT(TINY, dropout=1.0)

@@ -10,6 +10,9 @@ from tacit.model import Batch, Progress
 from tacit.models.autoregressive.made import MADE
 from tacit.spaces import Images, Tokens, Vectors
 
+# Of the contract's tests.
+SMALL = {"hidden": (64,), "components": 3}
+
 BINARY = Images(1, 3, 3, levels=2)
 SPACES = [BINARY, Images(2, 2, 2, levels=3), Tokens(vocabulary=5, length=4)]
 IDS = ["binary", "three-levels", "tokens"]

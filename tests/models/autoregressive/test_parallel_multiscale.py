@@ -16,8 +16,11 @@ from tacit.model import Batch
 from tacit.models.autoregressive.parallel_multiscale import ParallelMultiscale
 from tacit.spaces import Images
 
+# Of the contract's tests.
+SMALL = {"features": 8, "layers": 2}
+
 # (space, scales): small enough to enumerate, with a base and groups; then with odd sides, colours and empty groups.
-SMALL = [
+TINY = [
     (Images(1, 3, 3, 2), 1),
     (Images(1, 3, 3, 2), 2),
     (Images(2, 2, 2, 3), 1),
@@ -84,14 +87,14 @@ def chi_square(drawn, p, space):
     return scipy.stats.chisquare(observed.numpy(), (expected * observed.sum() / expected.sum()).numpy()).pvalue
 
 
-@pytest.mark.parametrize(("space", "scales"), SMALL)
+@pytest.mark.parametrize(("space", "scales"), TINY)
 def test_probabilities_sum_to_one(space, scales):
     model = random_model(space, scales)
     with torch.no_grad():
         assert model.log_prob(everything(space)).double().exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize(("space", "scales"), [*SMALL, (Images(3, 5, 7, 4), 2), (Images(1, 6, 6, 2), 2)])
+@pytest.mark.parametrize(("space", "scales"), [*TINY, (Images(3, 5, 7, 4), 2), (Images(1, 6, 6, 2), 2)])
 def test_an_entry_depends_on_all_earlier_groups_and_its_pixels_earlier_colours_alone(space, scales):
     """By changing one entry at a time. One row a pass: in a batch the same sum may round otherwise."""
     model = random_model(space, scales, layers=4)
@@ -126,7 +129,7 @@ def test_a_group_sees_layers_and_one_more_blocks_to_each_side():
             assert bool(model.conditionals(other, None)[0, 0, 0, 17, 17] != before) == seen
 
 
-@pytest.mark.parametrize(("space", "scales"), SMALL)
+@pytest.mark.parametrize(("space", "scales"), TINY)
 def test_draws_follow_the_density(space, scales):
     model = random_model(space, scales)
     with torch.no_grad():
@@ -134,7 +137,7 @@ def test_draws_follow_the_density(space, scales):
     assert chi_square(model.sample(20_000), p, space) > 1e-3
 
 
-@pytest.mark.parametrize(("space", "scales"), SMALL + WIDE)
+@pytest.mark.parametrize(("space", "scales"), TINY + WIDE)
 @pytest.mark.parametrize("classes", [None, 3])
 def test_parameters_drawn_from_are_those_of_the_full_pass(space, scales, classes, monkeypatch):
     model = random_model(space, scales, classes=classes)
@@ -185,7 +188,7 @@ def test_the_default_base_has_sides_below_eight():
         assert ParallelMultiscale(Images(1, side, 5), features=2, layers=1).base.space.height == base
 
 
-@pytest.mark.parametrize(("space", "scales"), SMALL)
+@pytest.mark.parametrize(("space", "scales"), TINY)
 @pytest.mark.parametrize("part", ["base", "group", "colours", "corner"])
 def test_completions_follow_the_conditional_of_the_mixture(space, scales, part):
     """Known: the base; the first group too; of the next one some pixels, and colours; a corner of the base."""
@@ -222,7 +225,7 @@ def test_classes_obey_bayes_rule_and_guidance_leads_to_them():
 
 
 # A base of one row has nothing above it for its vertical stack to see.
-@pytest.mark.parametrize(("space", "scales"), [case for case in SMALL + WIDE if case[0].height > 2 ** case[1]])
+@pytest.mark.parametrize(("space", "scales"), [case for case in TINY + WIDE if case[0].height > 2 ** case[1]])
 @pytest.mark.parametrize("classes", [None, 3])
 def test_every_parameter_learns(space, scales, classes):
     torch.manual_seed(0)

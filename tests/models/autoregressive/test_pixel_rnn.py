@@ -13,6 +13,9 @@ from tacit.models.autoregressive._lstm2d import Scan, Walk, tanh_
 from tacit.models.autoregressive.pixel_rnn import PixelRNN
 from tacit.spaces import Images
 
+# Of the contract's tests.
+SMALL = {"features": 8, "first": 3}
+
 KINDS = ("diagonal", "row")
 SIZES = ((4, 5), (5, 4), (1, 3), (3, 1), (1, 1))
 

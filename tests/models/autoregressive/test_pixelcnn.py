@@ -8,6 +8,9 @@ from tacit.models.autoregressive.gated_pixelcnn import GatedPixelCNN
 from tacit.models.autoregressive.pixelcnn import PixelCNN
 from tacit.spaces import Images
 
+# Of the contract's tests.
+SMALL = {"features": 8, "layers": 3}
+
 
 def seen(cls, layers, side=9):
     """Which pixels the logit of the middle one of the fourth row from below has a gradient to, (side, side)."""

@@ -18,6 +18,9 @@ from tacit.nn.shifted import (
 )
 from tacit.spaces import Images
 
+# Of the contract's tests.
+SMALL = {"features": 8, "resolutions": 2, "components": 2}
+
 PixelCNNPlusPlus = catalogue.load("pixelcnn++")
 
 

@@ -11,6 +11,9 @@ from tacit.errors import TacitError
 from tacit.models.autoregressive.pixelsnail import Attention, Layer
 from tacit.spaces import Images
 
+# Of the contract's tests.
+SMALL = {"features": 8, "layers": 2, "blocks": 1, "keys": 8, "components": 2}
+
 PixelSNAIL = catalogue.load("pixelsnail")
 
 

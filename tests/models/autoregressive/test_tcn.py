@@ -11,6 +11,9 @@ from tacit.models.autoregressive.tcn import TCN
 from tacit.nn.causal1d import CausalConv1d
 from tacit.spaces import Tokens
 
+# Of the contract's tests.
+SMALL = {"features": 12, "layers": 4}
+
 
 @pytest.mark.parametrize(("layers", "kernel"), [(1, 2), (3, 2), (2, 4)])
 def test_its_reach_is_that_of_its_dilations(layers, kernel):

@@ -28,6 +28,9 @@ from tacit.tasks.fit import fit
 from tacit.tasks.sample import sample
 from tacit.training import pictures
 
+# Of the contract's tests.
+SMALL = {"encoder_features": 4, "dilations": (1, 2), "features": 8, "layers": 2, "first": 3, "readout_features": 8}
+
 SPACE = Video(4, 2, 4, 5, 3)
 
 

@@ -24,6 +24,9 @@ from tacit.tasks.fit import fit
 from tacit.tasks.sample import sample
 from tacit.training import pictures
 
+# Of the contract's tests.
+SMALL = {"features": 8, "skip_features": 16, "dilations": (1, 2, 4)}
+
 EVERY_SAMPLE = torch.arange(-32768, 32768).to(torch.int16)
 
 
