@@ -73,7 +73,7 @@ ENTRIES: dict[str, Entry] = {
         "nats",
         -1980.50,
         "Dinh, Krueger & Bengio 2015, arXiv:1410.8516, §5.1",
-        {"steps": 6000, "hidden": (1000,) * 5},
+        {"steps": 2500, "hidden": (1000,) * 5},
         "nll-unit-interval",
     ),
     "realnvp": Entry("realnvp", "mnist", "bits/dim", 1.06, _FLOWS, _REALNVP),
