@@ -209,11 +209,11 @@ class Waveform(Space):
 class Strokes(Space):
     """Drawings of at most `length` points: float32, shape (length, 3), in the order in which they were drawn.
 
-    A row is (Δx, Δy, pen): the offset from the point before (of the first, from the origin; y grows downwards), and what
-    the pen does next: 0 draws to the next point, 1 is lifted, 2 means that the drawing ended before this row. Rows of 2
-    have no offset, and nothing comes after them but their like. Offsets are real numbers, as densities of them are; the
-    whole numbers that files hold come back as the same numbers. The pen states are the three of the stroke-5 form of
-    Ha & Eck (2017, arXiv:1704.03477, §3.1) as one number, in which no row can be in two states at once.
+    A row is (Δx, Δy, pen): the offset from the point before (of the first, from the origin; y grows downwards), and
+    what the pen does next: 0 draws to the next point, 1 is lifted, 2 means that the drawing ended before this row. Rows
+    of 2 have no offset, and nothing comes after them but their like. Offsets are real numbers, as densities of them
+    are; the whole numbers that files hold come back as the same numbers. The pen states are the three of the stroke-5
+    form of Ha & Eck (2018, arXiv:1704.03477) as one number, so that no row can be in two states at once.
     """
 
     kind = "strokes"

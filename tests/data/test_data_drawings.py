@@ -213,7 +213,7 @@ def test_the_opcodes_admitted_run_nothing():
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        ([HOOK[:, :2]], r"shape \(3, 2\) in train.npy, at 0: a drawing is"),
+        ([HOOK[:, :2]], r"shape \(3, 2\) in train.npy, at 0: a drawing is of"),
         ([HOOK, HOOK[:0]], r"shape \(0, 3\) in train.npy, at 1"),
         ([HOOK * 2], "pen that is neither 0 nor 1"),
         ([np.array([[np.nan, 0, 1]])], "not finite"),

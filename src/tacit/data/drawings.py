@@ -1,7 +1,7 @@
 """Drawings of pen strokes: sketch-rnn's `.npz` of the stroke-3 form, and Quick, Draw!'s `.ndjson`.
 
 An `.npz` holds an array of drawings for each part, `train`, `valid` and `test`, a drawing being an array (points, 3) of
-offsets and of whether the pen is lifted after the point (Ha & Eck 2017, arXiv:1704.03477). Such an array of arrays is
+offsets and of whether the pen is lifted after the point (Ha & Eck 2018, arXiv:1704.03477). Such an array of arrays is
 saved as a pickle, of which none is run (`pickles.arrays_in`). A line of an `.ndjson` is a drawing as lists of strokes,
 each a list of x and one of y (and of times, which are left out). Several files are as many classes; where all their
 names speak of parts, they are parts.
@@ -113,8 +113,8 @@ def _npz(path: Path, part: str, name: str) -> Iterator[tuple[str, str, np.ndarra
             for i, points in enumerate(pickles.arrays_in(file.read())):
                 if points.ndim != 2 or points.shape[1] != 3 or not len(points):
                     raise DataError(
-                        f"{path.name} holds an array of shape {points.shape} in {member}, at {i}: a drawing is (points, "
-                        f"3), offsets and pen"
+                        f"{path.name} holds an array of shape {points.shape} in {member}, at {i}: a drawing is of "
+                        f"(points, 3), offsets and pen"
                     )
                 if not np.isin(points[:, 2], (0, 1)).all():
                     raise DataError(f"{path.name} holds a pen that is neither 0 nor 1 in {member}, at {i}: make it so")

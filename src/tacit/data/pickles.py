@@ -33,8 +33,8 @@ def unpickled(path: Path) -> Any:
 def arrays_in(data: bytes) -> list[np.ndarray]:
     """The arrays of numbers in the pickle of a one-dimensional array of them, which is how NumPy saves such a thing.
 
-    Nothing is unpickled. The few opcodes that such a pickle consists of are interpreted here, what they build are tuples,
-    texts and numbers, and of those each array is made anew from its own bytes.
+    Nothing is unpickled. The few opcodes that such a pickle consists of are interpreted here, what they build are
+    tuples, texts and numbers, and of those each array is made anew from its own bytes.
 
     Raises:
         pickle.UnpicklingError: the pickle has another opcode or names another thing, or an array is not as it says.
@@ -82,6 +82,7 @@ def _interpreted(data: bytes) -> Any:
         return found
 
     try:
+        argument: Any
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
             match opcode.name:
                 case "PROTO" | "FRAME":

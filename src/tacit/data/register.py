@@ -130,7 +130,7 @@ def listing(data_home: str | os.PathLike[str] | None = None) -> list[Entry]:
             for path in sorted((folder / "adbench").glob("*.npz"), key=lambda path: int(path.stem.partition("_")[0]))
         ]
         found += [
-            Entry(f"sketchrnn/{path.stem}", "strokes", None, "Ha & Eck 2017 (sketch-rnn)")
+            Entry(f"sketchrnn/{path.stem}", "strokes", None, "Ha & Eck 2018 (sketch-rnn)")
             for path in sorted((folder / "sketchrnn").glob("*.npz"))
         ]
         known = {entry.name for entry in IN_FOLDERS} | REFUSED.keys()

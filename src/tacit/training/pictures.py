@@ -5,6 +5,7 @@ A density of two columns is drawn as a map under its samples, and beside it what
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -75,14 +76,17 @@ def _tiles(x: Tensor, columns: int | None) -> tuple[int, int, list[list[np.ndarr
 
 
 def drawings(x: Tensor, columns: int | None = None) -> Image.Image:
-    """Drawings (batch, length, 3) side by side, each as large as its tile."""
+    """Drawings (batch, length, 3) side by side, each as large as its tile; a line of one point is a dot."""
     width, height, placed = _tiles(x, columns)
     picture = Image.new("L", (width * _FINER, height * _FINER), 255)
     pen = ImageDraw.Draw(picture)
-    for line in (line for found in placed for line in found):
-        # A line from a point to itself is a dot.
-        points = [tuple(point) for point in (line if len(line) > 1 else line.repeat(2, 0)) * _FINER]
-        pen.line(points, fill=0, width=round(_PEN * _FINER), joint="curve")
+    for line in itertools.chain.from_iterable(placed):
+        points = [(float(x), float(y)) for x, y in line * _FINER]
+        if len(points) > 1:
+            pen.line(points, fill=0, width=round(_PEN * _FINER), joint="curve")
+        else:
+            (x, y), radius = points[0], _PEN * _FINER
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)
     return picture.resize((width, height), Image.Resampling.BOX)
 
 
@@ -91,10 +95,9 @@ def svg(x: Tensor, columns: int | None = None) -> str:
     width, height, placed = _tiles(x, columns)
     paths = []
     for found in placed:
-        ways = [
-            "M" + "L".join(f"{a:.2f} {b:.2f}" for a, b in (line if len(line) > 1 else line.repeat(2, 0)))
-            for line in found
-        ]
+        # A line from a point to itself is a dot.
+        drawn = [line if len(line) > 1 else line.repeat(2, 0) for line in found]
+        ways = ["M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in line) for line in drawn]
         paths.append(f'<path d="{"".join(ways)}"/>')
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
     style = f'<g fill="none" stroke="black" stroke-width="{_PEN}" stroke-linecap="round" stroke-linejoin="round">'

@@ -309,7 +309,7 @@ def test_whole_numbers_are_bounded_by_noise_and_come_back_whole():
 @torch.no_grad()
 def test_more_importance_samples_give_a_tighter_bound():
     found, x = model(), drawings()
-    bounds = [torch.stack([found.importance_weighted(x, k) for _ in range(40)]).mean() for k in (1, 8)]
+    bounds = [torch.stack([found.importance_weighted(x, k) for _ in range(8)]).mean() for k in (1, 8)]
     assert bounds[0] < bounds[1]
 
 
@@ -336,8 +336,8 @@ def test_completions_are_draws_from_the_conditional():
     found = model(latent=0)
     x = drawings()[-1:].expand(6000, -1, -1)
     done = found.complete(x, (torch.arange(LENGTH) < 1)[:, None].expand(-1, 3))
-    packed, _ = found._read(found._normalised(x[:1], noisy=False), torch.zeros(1, 0), torch.tensor([2]))
-    out = found.output(packed.data[1])
+    features, _, _ = found._read(found._normalised(x[:1], noisy=False), torch.zeros(1, 0), torch.tensor([2]))
+    out = found.output(features[1])
     pens = torch.bincount(done[:, 1, 2].long(), minlength=3) / 6000
     torch.testing.assert_close(pens, out[:3].softmax(0), atol=0.03, rtol=0)
     there = done[done[:, 1, 2] != 2, 1, :2].mean(0)

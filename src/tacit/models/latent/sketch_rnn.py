@@ -1,8 +1,8 @@
 """Sketch-RNN: a recurrent variational autoencoder of drawings, pen stroke by pen stroke.
 
-A drawing is a sequence of points S_i = (Δx, Δy, pen), the pen drawing on, lifted, or gone. A bidirectional LSTM reads it
-and gives q(z|S) = N(μ, diag e^σ̂); of z ~ N(0, I) an LSTM, begun with tanh(W z) and told z at every step, makes one point
-after another:
+A drawing is a sequence of points S_i = (Δx, Δy, pen), the pen drawing on, lifted, or gone. A bidirectional LSTM reads
+it and gives q(z|S) = N(μ, diag e^σ̂); of z ~ N(0, I) an LSTM, begun with tanh(W z) and told z at every step, makes one
+point after another:
 
     p(S|z) = ∏_i p(Δx_i, Δy_i | h_i) q_i(pen_i),    p(Δx, Δy | h) = Σ_m Π_m N(Δx, Δy | μ_m, σ_m, ρ_m),
 
@@ -10,15 +10,15 @@ a mixture of bivariate Gaussians with correlation, and three pen states. What is
 
     L_R + w_KL η max(L_KL, KL_min),    η = 1 − (1 − η_min) R^step,
 
-with L_R = −log p(S|z) / N_max (offsets in units of their standard deviation) and L_KL = KL(q ‖ N(0, I)) / N_z, N_max being
-the most points of a drawing and N_z the dimensions of z. Without z the decoder is a density of its own.
+with L_R = −log p(S|z) / N_max (offsets in units of their standard deviation) and L_KL = KL(q ‖ N(0, I)) / N_z, N_max
+being the most points of a drawing and N_z the dimensions of z. Without z the decoder is a density of its own.
 
 Behind its end a drawing is certain and costs nothing: sequences are packed, and neither network reads what fills them
-up. The paper's loss goes on to count the pen's cross-entropy there. Its recurrent dropout leaves no fused kernel, so that
-recurrent weights are dropped instead of activations (Merity et al. 2018).
+up, where the paper's loss goes on to count the pen's cross-entropy. The paper's recurrent dropout, of activations, rules
+fused kernels out; here recurrent weights are dropped instead (Merity et al. 2018).
 
-Likelihoods are nats of the data: those of offsets in its own unit, and where they are whole numbers of their probability,
-bounded by uniform noise on them.
+Likelihoods are nats of the data: of offsets in their own unit, and where those are whole numbers of their probability,
+bounded under uniform noise on them.
 
 References
 ----------
@@ -35,7 +35,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from tacit.capabilities import Kind
 from tacit.data import Dataset
@@ -47,8 +47,8 @@ from tacit.nn import noise
 from tacit.spaces import Strokes
 
 _PENS = 3
-# Correlations are tanh of at most this (0.99998), and deviations, in units of the data's, at least e to the power of that:
-# on points that repeat a density has no bound, and beyond these it would only chase them.
+# Correlations are tanh of at most this (0.99999), and log deviations, in units of the data's, at least that: on points
+# that repeat a density has no bound, and beyond these it would only chase them.
 _MOST_RHO, _LEAST_SIGMA = 6.0, -7.0
 
 
@@ -142,12 +142,13 @@ class SketchRNN(Conditional):
         drawn = (x[..., 2:] != Strokes.END).float()
         return torch.cat([offsets / self.scale * drawn, x[..., 2:]], 2)
 
+    # Packed sequences are of no fixed shape: a compiler would only break at each of their parts, and take long.
+    @torch.compiler.disable
     def _posterior(self, strokes: Tensor) -> tuple[Tensor, Tensor]:
         """μ and σ̂ = log σ² of q(z|S), (batch, latent) each."""
         # The end alone, of a drawing without points.
         lengths = _points(strokes).clamp(min=1)
-        packed = _packed(_stroke5(strokes), lengths)
-        _, h = self.encoder(packed, None, self.dropout if self.training else 0.0)
+        _, _, h = self.encoder(_stroke5(strokes), lengths, None, self.dropout if self.training else 0.0)
         mean, log_var = self.posterior(h.transpose(0, 1).flatten(1)).float().chunk(2, 1)
         return mean, log_var
 
@@ -166,29 +167,28 @@ class SketchRNN(Conditional):
         h, c = torch.tanh(self.begin(context)).float().chunk(2, 1)
         return h.contiguous(), c.contiguous()
 
-    def _read(self, strokes: Tensor, context: Tensor, lengths: Tensor) -> tuple[PackedSequence, Tensor]:
-        """The decoder over the first `lengths` rows, given those before: its features, packed, and the last, (batch, …)."""
+    def _read(self, strokes: Tensor, context: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The decoder over the first `lengths` rows, each given those before, as `LSTM` gives it back."""
         before = torch.cat([_first(len(strokes), strokes.device)[:, None], _stroke5(strokes[:, :-1])], 1)
-        told = torch.cat([before, context[:, None].expand(-1, self.space.length, -1)], 2)
+        told = torch.cat([before, context[:, None].expand(-1, strokes.shape[1], -1)], 2)
         state = [part[None] for part in self._state(context)]
-        packed, h = self.decoder(_packed(told, lengths), state, self.dropout if self.training else 0.0)
-        return packed, h[0]
+        return self.decoder(told, lengths, state, self.dropout if self.training else 0.0)
 
+    @torch.compiler.disable
     def _log_likelihood(self, strokes: Tensor, context: Tensor, most: int | None = None) -> Tensor:
         """Log p(S|z) of normalised drawings, (batch, 2) nats: of offsets and of pen states, of `most` rows at most.
 
         A drawing of fewer points than the space has ends in a row of its own, and those behind it are certain.
         """
         lengths = (_points(strokes) + 1).clamp(max=self.space.length if most is None else most)
-        packed, _ = self._read(strokes, context, lengths)
-        out = self.output(packed.data).float()
-        row = torch.arange(len(strokes), device=strokes.device, dtype=strokes.dtype)[:, None, None]
-        target = _packed(torch.cat([strokes, row.expand(-1, self.space.length, 1)], 2), lengths).data
+        features, site, _ = self._read(strokes, context, lengths)
+        out = self.output(features).float()
+        target = strokes.flatten(0, 1)[site]
         pen = target[:, 2].long()
         of_pen = out[:, :_PENS].log_softmax(1).gather(1, pen[:, None])[:, 0]
         of_offset = mixture_log_prob(out[:, _PENS:], target[:, :2]).where(pen != Strokes.END, 0)
         sums = torch.zeros(len(strokes), 2, device=out.device)
-        return sums.index_add(0, target[:, 3].long(), torch.stack([of_offset, of_pen], 1))
+        return sums.index_add(0, site // strokes.shape[1], torch.stack([of_offset, of_pen], 1))
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
@@ -202,9 +202,9 @@ class SketchRNN(Conditional):
         self.grain.copy_((offsets == offsets.round()).all())
 
     def augment(self, strokes: Tensor) -> Tensor:
-        """Drawings, (batch, length, 3), wider and higher by random factors and without some points (§3.3 of the paper).
+        """Drawings, (batch, length, 3), wider and higher by random factors and without some points.
 
-        A point may go that neither begins nor ends a stroke, nor is the second or third of one: the one before takes its
+        As the authors do it, no point goes that ends a stroke or is among its first three; the one before takes its
         offset.
         """
         rows, length, _ = strokes.shape
@@ -216,12 +216,14 @@ class SketchRNN(Conditional):
         goes = (pen == 0) & (within > 2) & (noise.rand(rows, length, device=strokes.device) < self.drop_points)
         to = (~goes).long().cumsum(1) - 1
         # Rows that are left at the end are all the end; those that stay keep their pen.
-        pens = torch.full_like(pen, Strokes.END).scatter(1, to.masked_fill(goes, length - 1), pen.where(~goes, Strokes.END))
+        pens = torch.full_like(pen, Strokes.END).scatter(
+            1, to.masked_fill(goes, length - 1), pen.where(~goes, Strokes.END)
+        )
         moved = torch.zeros_like(offsets).scatter_add(1, to[..., None].expand(-1, -1, 2), offsets)
         return torch.cat([moved, pens[..., None]], 2)
 
     def loss(self, batch: Batch) -> Losses:
-        """`reconstruction`, L_R, a point of the longest drawing, and `kl`, L_KL, a dimension of z; annealed in training."""
+        """`reconstruction`, L_R, and `kl`, L_KL; their sum with w_KL annealed while learning and whole else."""
         strokes = self._normalised(self.space.check(batch.x), noisy=True)
         if self.training:
             strokes = self.augment(strokes)
@@ -288,8 +290,8 @@ class SketchRNN(Conditional):
         Args:
             count: how many.
             label: a class, or one for each; drawn from their shares if None.
-            temperature: divides the logits of the mixture and of the pen and multiplies the offsets' variances, as in the
-                paper; 0 takes the likeliest of each. The latent variable is drawn from N(0, I) whatever it is.
+            temperature: divides the logits of the mixture and of the pen and multiplies the offsets' variances, as in
+                the paper; 0 takes the likeliest of each. The latent variable is drawn from N(0, I) whatever it is.
 
         Raises:
             TacitError: `temperature` is below zero, or `label` is not a class.
@@ -325,7 +327,7 @@ class SketchRNN(Conditional):
             return self.encode(x)
         strokes = self._normalised(self.space.check_values(x), noisy=False)
         context = self._context(None, self._label_or_none(None, len(x)), len(x))
-        return self._read(strokes, context, (_points(strokes) + 1).clamp(max=self.space.length))[1]
+        return self._read(strokes, context, (_points(strokes) + 1).clamp(max=self.space.length))[2][0]
 
     @torch.no_grad()
     def complete(
@@ -348,7 +350,9 @@ class SketchRNN(Conditional):
         self.space.check_known(known)
         first = int(known.all(1).sum())
         if not bool(known[:first].all()) or bool(known[first:].any()):
-            raise TacitError("known is not the first points of a drawing, which alone can be gone on with: give whole rows")
+            raise TacitError(
+                "known is not the first points of a drawing, which alone can be gone on with: give whole rows"
+            )
         rows = torch.arange(self.space.length, device=x.device)[:, None] < first
         x = self.space.check_values(torch.where(rows, x, x.new_tensor([0.0, 0.0, Strokes.END])))
         strokes = self._normalised(x, noisy=False)
@@ -365,7 +369,9 @@ class SketchRNN(Conditional):
 
     def _check_codes(self) -> None:
         if not self.latent:
-            raise CapabilityError("sketch-rnn has no codes: it was fitted with latent=0, the decoder alone; fit it with more")
+            raise CapabilityError(
+                "sketch-rnn has no codes: it was fitted with latent=0, the decoder alone; fit it with more"
+            )
 
     def _label_or_none(self, label: int | Tensor | None, count: int) -> Tensor | None:
         """Labels for the networks, "no label" where none is given."""
@@ -423,30 +429,40 @@ class LSTM(nn.Module):
                 self.weights.append(F.pad(torch.full((features,), bias), (features, 2 * features)))
 
     def forward(
-        self, x: PackedSequence, state: list[Tensor] | None, dropout: float
-    ) -> tuple[PackedSequence, Tensor]:
-        """Features of all sites, packed, and of the last of each sequence, (directions, batch, features).
+        self, x: Tensor, lengths: Tensor, state: list[Tensor] | None, dropout: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Read the first `lengths`, (batch,), of the inputs `x`, (batch, longest, …).
 
         Args:
             x: inputs.
-            state: h and c before the first site, (directions, batch, features) each; zeros if None.
+            lengths: at least 1 each.
+            state: h and c before the first input, (directions, batch, features) each; zeros if None.
             dropout: share of the recurrent weights to drop, the same in all sequences and at all sites.
+
+        Returns:
+            The features of the sites that were read, (sites, directions · features); their numbers in `x`, its first
+            two axes as one, (sites,); h after the last of each sequence, (directions, batch, features).
         """
         weights = [
-            w * (noise.rand_alike(*w.shape, device=w.device) >= dropout) / (1 - dropout) if dropout and i % 4 == 1 else w
+            w * (noise.rand_alike(*w.shape, device=w.device) >= dropout) / (1 - dropout)
+            if dropout and i % 4 == 1
+            else w
             for i, w in enumerate(self.weights)
         ]
-        order, back = cast(Tensor, x.sorted_indices), cast(Tensor, x.unsorted_indices)
+        lengths = lengths.cpu()
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        site = torch.arange(x.shape[0] * x.shape[1], device=x.device).view(x.shape[:2])
+        site = pack_padded_sequence(site, lengths, batch_first=True, enforce_sorted=False).data
+        order, back = cast(Tensor, packed.sorted_indices), cast(Tensor, packed.unsorted_indices)
         if state is None:
-            shape = 1 + self.bidirectional, len(order), self.features
-            state = [torch.zeros(shape, device=order.device)] * 2
+            state = [x.new_zeros(1 + self.bidirectional, len(x), self.features)] * 2
         # In full precision: many processors have no recurrent kernels of half of it.
-        with torch.autocast(order.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             begun = [part.float()[:, order] for part in state]
-            data, h, _ = torch.lstm(
-                x.data.float(), x.batch_sizes, begun, weights, True, 1, 0.0, self.training, self.bidirectional
+            features, h, _ = torch.lstm(
+                packed.data.float(), packed.batch_sizes, begun, weights, True, 1, 0.0, self.training, self.bidirectional
             )
-        return PackedSequence(data, x.batch_sizes, order, back), h[:, back]
+        return features, site, h[:, back]
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """H and c after one more input, (batch, …), forwards."""
@@ -457,7 +473,7 @@ class LSTM(nn.Module):
 
 
 def _split(parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits, means, log deviations and artanh of the correlations, from (…, 6 · mixtures): the middle two (…, 2, m)."""
+    """Logits, means, log deviations and artanh ρ of (…, 6 · m) parameters: (…, m) each, the middle two (…, 2, m)."""
     logits, means, log_sigmas, rho = parameters.split([(m := parameters.shape[-1] // 6), 2 * m, 2 * m, m], -1)
     log_sigmas = log_sigmas.unflatten(-1, (2, m)).clamp(min=_LEAST_SIGMA)
     return logits, means.unflatten(-1, (2, m)), log_sigmas, rho.clamp(-_MOST_RHO, _MOST_RHO)
@@ -508,7 +524,3 @@ def _stroke5(strokes: Tensor) -> Tensor:
 def _first(count: int, device: torch.device) -> Tensor:
     """What stands before the first point, (count, 5): the origin, with the pen on the paper."""
     return _stroke5(torch.zeros(count, 3, device=device))
-
-
-def _packed(x: Tensor, lengths: Tensor) -> PackedSequence:
-    return pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
