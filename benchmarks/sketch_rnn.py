@@ -7,12 +7,12 @@ Protocol: the data sets of hardmaru/sketch-rnn-datasets with their own training,
 whole numbers, and their likelihood, bounded under uniform noise, is that of whole numbers. Nats are summed over offsets
 and pen states of all drawings, the end of each among them, and divided by the number of points: with a latent variable
 those of the bound of `SAMPLES` importance weights, of the decoder alone those of one draw of noise. The reconstruction
-loss is the paper's L_R on the validation part: one draw of z, offsets in units of their deviation, divided by the points
-of the longest drawing (N_max); the pen's states behind an end are certain and not counted.
+loss is the paper's L_R on the validation part: one draw of z, offsets in units of their deviation, divided by N_max,
+the points of the longest drawing; the pen's states behind an end are certain and not counted.
 
 Neither the paper nor the data's authors published a likelihood of these sets: the paper's are of Quick, Draw!. Beside
-the model stands what needs no network: points that know nothing of each other, a mixture of as many Gaussians of offsets
-and the frequencies of the three pen states.
+the model stands what needs no network: points that know nothing of each other, by a mixture of as many Gaussians of
+offsets and the frequencies of the three pen states.
 
 An interrupted run goes on where it stopped when the same command is given again; a finished one is measured again.
 """

@@ -176,7 +176,7 @@ def test_one_point_and_all_lengths_make_a_proper_distribution():
 def test_the_pens_process_is_proper():
     """The chance of each length, by enumeration of pens whose offsets do not matter, sums to one."""
     found = model(latent=0)
-    found.decoder.weights[0][:, :2] = 0
+    found.decoder.input.weight[:, :2] = 0
     for bias, value in zip((0, 1, 2), (0.2, 0.1, -0.3), strict=True):
         found.output.bias[bias] = value
     total = torch.zeros((), dtype=torch.double)
@@ -215,8 +215,11 @@ def test_what_fills_a_drawing_up_is_read_in_neither_direction():
         torch.testing.assert_close(short.encode(x[one : one + 1]), short.encode(x)[one : one + 1])
     mean, _ = short._posterior(short._normalised(x, noisy=False))
     reference = torch.nn.LSTM(5, SMALL["encoder"], bidirectional=True)
-    for weight, given in zip(reference.parameters(), short.encoder.weights, strict=True):
-        weight.copy_(given)
+    for suffix, network in zip(("", "_reverse"), short.encoder, strict=True):
+        getattr(reference, f"weight_ih_l0{suffix}").copy_(network.input.weight)
+        getattr(reference, f"weight_hh_l0{suffix}").copy_(network.recurrent.weight)
+        getattr(reference, f"bias_ih_l0{suffix}").copy_(network.input.bias)
+        getattr(reference, f"bias_hh_l0{suffix}").zero_()
     one = short._normalised(x[3:4, : int((x[3, :, 2] != 2).sum())], noisy=False)
     five = torch.cat([one[..., :2], torch.eye(3)[one[..., 2].long()]], 2)
     h = reference(five.transpose(0, 1))[1][0]
@@ -275,11 +278,27 @@ def test_scaling_stays_within_its_bounds():
     assert ratio.min() > 0.75 and ratio.max() < 1.25 and ratio.std() > 0.1
 
 
-def test_recurrent_weights_are_dropped_while_learning_alone():
-    found, x = model(latent=0, dropout=0.5, scaling=0.0, drop_points=0.0), drawings()
-    assert found.loss(batch(x)).total == found.loss(batch(x)).total
-    found.train()
-    assert found.loss(batch(x)).total != found.loss(batch(x)).total
+@torch.no_grad()
+def test_recurrent_dropout_is_of_what_is_added_to_the_memory_while_learning():
+    found = model(latent=0, dropout=0.25)
+    x, lengths = torch.randn(3, LENGTH, 5), torch.tensor([2, LENGTH, 5])
+    begun = found._state(torch.zeros(3, 0))
+    reseed(4)
+    kept = (torch.rand(3, LENGTH, SMALL["decoder"]) >= 0.25) / 0.75
+    reseed(4)
+    features, site, ends = found.decoder.train()(x, lengths, begun, 0.25)
+    for row, length in enumerate(lengths.tolist()):
+        h, c = (part[row : row + 1] for part in begun)
+        for i in range(length):
+            gates = found.decoder.input(x[row, i]) + found.decoder.recurrent(h)
+            a, k, new, s = gates.chunk(4, 1)
+            c = k.sigmoid() * c + a.sigmoid() * new.tanh() * kept[row, i]
+            h = s.sigmoid() * c.tanh()
+            torch.testing.assert_close(features[site == row * LENGTH + i], h)
+        torch.testing.assert_close(ends[row], h[0])
+    assert len(site) == 15
+    evaluated = found.decoder.eval()(x, lengths, begun, 0.25)[0]
+    assert torch.equal(evaluated, found.decoder(x, lengths, begun, 0.0)[0]) and not torch.equal(evaluated, features)
 
 
 @torch.no_grad()

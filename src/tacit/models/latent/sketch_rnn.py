@@ -14,8 +14,7 @@ with L_R = −log p(S|z) / N_max (offsets in units of their standard deviation) 
 being the most points of a drawing and N_z the dimensions of z. Without z the decoder is a density of its own.
 
 Behind its end a drawing is certain and costs nothing: sequences are packed, and neither network reads what fills them
-up, where the paper's loss goes on to count the pen's cross-entropy. The paper's recurrent dropout, of activations, rules
-fused kernels out; here recurrent weights are dropped instead (Merity et al. 2018).
+up, where the paper's loss goes on to count the pen's cross-entropy.
 
 Likelihoods are nats of the data: of offsets in their own unit, and where those are whole numbers of their probability,
 bounded under uniform noise on them.
@@ -24,13 +23,12 @@ References
 ----------
 - Ha & Eck (2018), A neural representation of sketch drawings, arXiv:1704.03477
 - Graves (2013), Generating sequences with recurrent neural networks, arXiv:1308.0850 (§4: the mixture)
-- Merity, Keskar & Socher (2018), Regularizing and optimizing LSTM language models, arXiv:1708.02182 (dropped weights)
+- Semeniuta, Severyn & Barth (2016), Recurrent dropout without memory loss, arXiv:1603.05118
 """
 
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +64,7 @@ class SketchRNN(Conditional):
         kl_start: η_min, the share of w_KL at the first step.
         anneal: R, how much of what is missing from w_KL is still missing a step later; the paper's 0.99995 is for ten
             times as many steps.
-        dropout: share of the recurrent weights dropped at each step of learning.
+        dropout: share of what a cell would add to its memory that is dropped while learning.
         scaling: drawings are learnt wider and higher by factors of 1 ± this.
         drop_points: share of the points within a stroke left out while learning.
         classes: how many classes it draws and tells apart; None learns without labels.
@@ -116,7 +114,7 @@ class SketchRNN(Conditional):
         self.label = self.label_embedding(_LABEL)
         context = latent + (0 if self.label is None else _LABEL)
         if latent:
-            self.encoder = LSTM(2 + _PENS, encoder, bidirectional=True)
+            self.encoder = nn.ModuleList(LSTM(2 + _PENS, encoder) for _ in range(2))
             self.posterior = nn.Linear(2 * encoder, 2 * latent)
         self.begin = nn.Linear(context, 2 * decoder) if context else None
         self.decoder = LSTM(2 + _PENS + context, decoder)
@@ -148,8 +146,13 @@ class SketchRNN(Conditional):
         """μ and σ̂ = log σ² of q(z|S), (batch, latent) each."""
         # The end alone, of a drawing without points.
         lengths = _points(strokes).clamp(min=1)
-        _, _, h = self.encoder(_stroke5(strokes), lengths, None, self.dropout if self.training else 0.0)
-        mean, log_var = self.posterior(h.transpose(0, 1).flatten(1)).float().chunk(2, 1)
+        place = torch.arange(strokes.shape[1], device=strokes.device)
+        backwards = (lengths[:, None] - 1 - place).clamp(min=0)[..., None].expand_as(strokes)
+        ends = []
+        for network, way in zip(self.encoder, (strokes, strokes.gather(1, backwards)), strict=True):
+            begun = strokes.new_zeros(len(strokes), network.features)
+            ends.append(network(_stroke5(way), lengths, (begun, begun), self.dropout)[2])
+        mean, log_var = self.posterior(torch.cat(ends, 1)).float().chunk(2, 1)
         return mean, log_var
 
     def _context(self, z: Tensor | None, label: Tensor | None, count: int) -> Tensor:
@@ -165,14 +168,13 @@ class SketchRNN(Conditional):
             zeros = torch.zeros(len(context), self.decoder.features, device=context.device)
             return zeros, zeros
         h, c = torch.tanh(self.begin(context)).float().chunk(2, 1)
-        return h.contiguous(), c.contiguous()
+        return h, c
 
     def _read(self, strokes: Tensor, context: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The decoder over the first `lengths` rows, each given those before, as `LSTM` gives it back."""
         before = torch.cat([_first(len(strokes), strokes.device)[:, None], _stroke5(strokes[:, :-1])], 1)
         told = torch.cat([before, context[:, None].expand(-1, strokes.shape[1], -1)], 2)
-        state = [part[None] for part in self._state(context)]
-        return self.decoder(told, lengths, state, self.dropout if self.training else 0.0)
+        return self.decoder(told, lengths, self._state(context), self.dropout)
 
     @torch.compiler.disable
     def _log_likelihood(self, strokes: Tensor, context: Tensor, most: int | None = None) -> Tensor:
@@ -327,7 +329,7 @@ class SketchRNN(Conditional):
             return self.encode(x)
         strokes = self._normalised(self.space.check_values(x), noisy=False)
         context = self._context(None, self._label_or_none(None, len(x)), len(x))
-        return self._read(strokes, context, (_points(strokes) + 1).clamp(max=self.space.length))[2][0]
+        return self._read(strokes, context, (_points(strokes) + 1).clamp(max=self.space.length))[2]
 
     @torch.no_grad()
     def complete(
@@ -412,61 +414,65 @@ _LABEL = 32
 
 
 class LSTM(nn.Module):
-    """One layer over packed sequences, in one direction or both, by torch's kernels.
+    """One layer that reads sequences of different lengths.
 
-    Gates lie in torch's order: input, forget, cell, output. The forget gate's bias begins at 1.
+    Step by step over those that have not ended: the gradient of torch's own kernel over packed sequences fills an
+    array of all sites at each step, and takes five times as long on a processor.
+
+    Gates lie in the order input, forget, cell, output. The forget gate's bias begins at 1.
     """
 
-    def __init__(self, inputs: int, features: int, bidirectional: bool = False):
+    def __init__(self, inputs: int, features: int):
         super().__init__()
-        self.features, self.bidirectional = features, bidirectional
-        bound = features**-0.5
-        self.weights = nn.ParameterList()
-        for _ in range(1 + bidirectional):
-            for columns in (inputs, features):
-                self.weights.append(torch.empty(4 * features, columns).uniform_(-bound, bound))
-            for bias in (0.0, 1.0):
-                self.weights.append(F.pad(torch.full((features,), bias), (features, 2 * features)))
+        self.features = features
+        self.input = nn.Linear(inputs, 4 * features)
+        self.recurrent = nn.Linear(features, 4 * features, bias=False)
+        nn.init.orthogonal_(self.recurrent.weight)
+        with torch.no_grad():
+            self.input.bias.zero_()[features : 2 * features] = 1
 
     def forward(
-        self, x: Tensor, lengths: Tensor, state: list[Tensor] | None, dropout: float
+        self, x: Tensor, lengths: Tensor, state: tuple[Tensor, Tensor], dropout: float = 0.0
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Read the first `lengths`, (batch,), of the inputs `x`, (batch, longest, …).
 
         Args:
             x: inputs.
             lengths: at least 1 each.
-            state: h and c before the first input, (directions, batch, features) each; zeros if None.
-            dropout: share of the recurrent weights to drop, the same in all sequences and at all sites.
+            state: h and c before the first input, (batch, features) each.
+            dropout: while learning, the share of the entries dropped of what is added to c.
 
         Returns:
-            The features of the sites that were read, (sites, directions · features); their numbers in `x`, its first
-            two axes as one, (sites,); h after the last of each sequence, (directions, batch, features).
+            The features of the sites that were read, (sites, features); their numbers in `x`, its first two axes as
+            one, (sites,); h after the last of each sequence, (batch, features).
         """
-        weights = [
-            w * (noise.rand_alike(*w.shape, device=w.device) >= dropout) / (1 - dropout)
-            if dropout and i % 4 == 1
-            else w
-            for i, w in enumerate(self.weights)
-        ]
-        lengths = lengths.cpu()
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         site = torch.arange(x.shape[0] * x.shape[1], device=x.device).view(x.shape[:2])
-        site = pack_padded_sequence(site, lengths, batch_first=True, enforce_sorted=False).data
-        order, back = cast(Tensor, packed.sorted_indices), cast(Tensor, packed.unsorted_indices)
-        if state is None:
-            state = [x.new_zeros(1 + self.bidirectional, len(x), self.features)] * 2
-        # In full precision: many processors have no recurrent kernels of half of it.
+        packed = pack_padded_sequence(site, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        site, sizes = packed.data, packed.batch_sizes.tolist()
+        kept: list[Tensor] | list[None] = [None] * len(sizes)
+        if self.training and dropout:
+            random = noise.rand(*x.shape[:2], self.features, device=x.device).flatten(0, 1)[site]
+            kept = list(((random >= dropout) / (1 - dropout)).split(sizes))
+        h, c = (part[packed.sorted_indices] for part in state)
+        features, ends = [], []
+        # In full precision: what is added up over a hundred steps needs it.
         with torch.autocast(x.device.type, enabled=False):
-            begun = [part.float()[:, order] for part in state]
-            features, h, _ = torch.lstm(
-                packed.data.float(), packed.batch_sizes, begun, weights, True, 1, 0.0, self.training, self.bidirectional
-            )
-        return features, site, h[:, back]
+            given = self.input(x.float().flatten(0, 1)[site]).split(sizes)
+            for gates, size, after, keep in zip(given, sizes, [*sizes[1:], 0], kept, strict=True):
+                h, c = self._cell(gates, h[:size], c[:size], keep)
+                features.append(h)
+                ends.append(h[after:])
+        return torch.cat(features), site, torch.cat(ends[::-1])[packed.unsorted_indices]
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """H and c after one more input, (batch, …), forwards."""
-        return torch.lstm_cell(x, (h, c), *self.weights)
+        """H and c after one more input, (batch, …)."""
+        return self._cell(self.input(x), h, c)
+
+    def _cell(self, given: Tensor, h: Tensor, c: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        adds, keeps, new, shows = (given + self.recurrent(h)).chunk(4, 1)
+        new = new.tanh() if keep is None else new.tanh() * keep
+        c = keeps.sigmoid() * c + adds.sigmoid() * new
+        return shows.sigmoid() * c.tanh(), c
 
 
 # -- the mixture of bivariate Gaussians --------------------------------------------------------------------------------
