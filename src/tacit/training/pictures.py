@@ -81,12 +81,12 @@ def drawings(x: Tensor, columns: int | None = None) -> Image.Image:
     picture = Image.new("L", (width * _FINER, height * _FINER), 255)
     pen = ImageDraw.Draw(picture)
     for line in itertools.chain.from_iterable(placed):
-        points = [(float(x), float(y)) for x, y in line * _FINER]
+        points = [(float(across), float(down)) for across, down in line * _FINER]
         if len(points) > 1:
             pen.line(points, fill=0, width=round(_PEN * _FINER), joint="curve")
         else:
-            (x, y), radius = points[0], _PEN * _FINER
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)
+            (across, down), radius = points[0], _PEN * _FINER
+            pen.ellipse((across - radius, down - radius, across + radius, down + radius), fill=0)
     return picture.resize((width, height), Image.Resampling.BOX)
 
 
@@ -97,7 +97,7 @@ def svg(x: Tensor, columns: int | None = None) -> str:
     for found in placed:
         # A line from a point to itself is a dot.
         drawn = [line if len(line) > 1 else line.repeat(2, 0) for line in found]
-        ways = ["M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in line) for line in drawn]
+        ways = ["M" + "L".join(f"{across:.2f} {down:.2f}" for across, down in line) for line in drawn]
         paths.append(f'<path d="{"".join(ways)}"/>')
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
     style = f'<g fill="none" stroke="black" stroke-width="{_PEN}" stroke-linecap="round" stroke-linejoin="round">'

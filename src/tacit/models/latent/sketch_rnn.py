@@ -29,6 +29,7 @@ References
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +150,8 @@ class SketchRNN(Conditional):
         place = torch.arange(strokes.shape[1], device=strokes.device)
         backwards = (lengths[:, None] - 1 - place).clamp(min=0)[..., None].expand_as(strokes)
         ends = []
-        for network, way in zip(self.encoder, (strokes, strokes.gather(1, backwards)), strict=True):
+        both = zip(cast("list[LSTM]", self.encoder), (strokes, strokes.gather(1, backwards)), strict=True)
+        for network, way in both:
             begun = strokes.new_zeros(len(strokes), network.features)
             ends.append(network(_stroke5(way), lengths, (begun, begun), self.dropout)[2])
         mean, log_var = self.posterior(torch.cat(ends, 1)).float().chunk(2, 1)
