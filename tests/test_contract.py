@@ -19,7 +19,7 @@ from tacit.capabilities import CAPABILITIES, METHODS, has
 from tacit.data import Dataset
 from tacit.errors import DataError, SpaceError, TacitError
 from tacit.model import Model, Progress
-from tacit.spaces import Images, Tokens, Vectors, Video, Waveform
+from tacit.spaces import Images, Strokes, Tokens, Vectors, Video, Waveform
 from tacit.tasks.fit import configure, fit
 from tacit.tasks.run import Run
 from tacit.tasks.sample import draw
@@ -65,6 +65,17 @@ def _waveform() -> Dataset:
     return Dataset(Waveform(64, 8000), x.to(torch.int16), label, name="waveform")
 
 
+def _strokes() -> Dataset:
+    """Three classes of different steepness."""
+    generator = torch.Generator().manual_seed(6)
+    label = torch.arange(60) % 3
+    x = 20 * torch.rand(60, 12, 3, generator=generator)
+    x[..., 1] *= label[:, None]
+    x[..., 2] = torch.rand(60, 12, generator=generator) < 0.2
+    x[torch.arange(12) >= torch.randint(3, 13, (60, 1), generator=generator)] = torch.tensor([0.0, 0.0, 2.0])
+    return Dataset(Strokes(12), x.to(torch.int16), label, name="strokes")
+
+
 DATA = {
     "binary": _images(1, 8, 8, 2),
     "grey, no power of two": _images(1, 10, 12, 17),
@@ -73,6 +84,7 @@ DATA = {
     "tokens": _tokens(),
     "waveform": _waveform(),
     "video": _video(),
+    "strokes": _strokes(),
 }
 
 
@@ -312,6 +324,8 @@ def test_complete(name, data, run):
         first = torch.arange(x.shape[1])[:, None, None, None] < 1
     elif x.dim() == 4:
         first = torch.arange(x.shape[2])[:, None] < x.shape[2] // 2
+    elif x.dim() == 3:
+        first = torch.arange(x.shape[1])[:, None] < x.shape[1] // 2
     else:
         first = torch.arange(x.shape[1]) < x.shape[1] // 2
     known = first.expand(x.shape[1:]).clone()

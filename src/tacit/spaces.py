@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tacit.errors import SpaceError
+from tacit.errors import SpaceError, TacitError
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +89,20 @@ class Space:
                 wrong = low if low < least else high
                 raise SpaceError(f"observations hold {wrong}, but {self} has {least} to {most}: bring them to that")
         return x
+
+    def check_known(self, known: torch.Tensor) -> torch.Tensor:
+        """Return `known` unchanged if it says of every entry of an observation, (*shape) bool, whether it is given.
+
+        Raises:
+            TacitError: it does not.
+        """
+        dtype = str(known.dtype).removeprefix("torch.")
+        if tuple(known.shape) != self.shape or dtype != "bool":
+            raise TacitError(
+                f"known is {dtype} of shape {tuple(known.shape)}: give a bool mask of shape {self.shape}, True where "
+                "entries are given"
+            )
+        return known
 
     @property
     def value_range(self) -> tuple[int, int]:
@@ -191,7 +205,57 @@ class Waveform(Space):
         return -32768, 32767
 
 
-_KINDS: dict[str, type[Space]] = {space.kind: space for space in (Images, Video, Vectors, Tokens, Waveform)}
+@dataclass(frozen=True)
+class Strokes(Space):
+    """Drawings of at most `length` points: float32, shape (length, 3), in the order in which they were drawn.
+
+    A row is (Δx, Δy, pen): the offset from the point before (of the first, from the origin; y grows downwards), and
+    what the pen does next: 0 draws to the next point, 1 is lifted, 2 means that the drawing ended before this row. Rows
+    of 2 have no offset, and nothing comes after them but their like. Offsets are real numbers, as densities of them
+    are; the whole numbers that files hold come back as the same numbers. The pen states are the three of the stroke-5
+    form of Ha & Eck (2018, arXiv:1704.03477) as one number, so that no row can be in two states at once.
+    """
+
+    kind = "strokes"
+    dtype = "float32"
+
+    length: int
+
+    END: ClassVar[int] = 2
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length, 3)
+
+    def check(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dim() == 3 and x.shape[2] == 3 and x.shape[1] != self.length:
+            raise SpaceError(
+                f"drawings of up to {x.shape[1]} points do not fit {self}: load them with length={self.length}"
+            )
+        return super().check(x)
+
+    def check_values(self, x: torch.Tensor) -> torch.Tensor:
+        """As `check`, and every row must be a point of a drawing, or be behind its end.
+
+        Raises:
+            SpaceError: the shape differs, an offset is not finite, a pen state is none, or a point follows the end.
+        """
+        self.check(x)
+        if _unchecked.get():
+            return x
+        pen, ended = x[..., 2], x[..., 2] == self.END
+        if not bool(x.isfinite().all()):
+            raise SpaceError("drawings hold offsets that are not finite: leave those out")
+        if not bool(((pen == 0) | (pen == 1) | ended).all()):
+            raise SpaceError(
+                "drawings hold a pen state other than 0 (draws), 1 (lifted) and 2 (ended): bring them to that"
+            )
+        if bool((ended[:, :-1] & ~ended[:, 1:]).any()) or bool((x[..., :2] * ended[..., None]).any()):
+            raise SpaceError("drawings hold points behind their end: fill up with rows of (0, 0, 2)")
+        return x
+
+
+_KINDS: dict[str, type[Space]] = {space.kind: space for space in (Images, Video, Vectors, Tokens, Waveform, Strokes)}
 
 
 def from_dict(record: dict[str, Any]) -> Space:

@@ -46,11 +46,22 @@ def _parquet() -> bytes:
     return _written(lambda file: parquet.write_table(pa.table({"a": TABLE[:, 0], "b": TABLE[:, 1]}), file))
 
 
+def _drawings(file):
+    parts = {}
+    for part, count in (("train", 6), ("test", 3)):
+        parts[part] = np.empty(count, dtype=object)
+        for i in range(count):
+            parts[part][i] = np.tile(np.array([[3, -4, i % 2]], dtype=np.int16), (i + 1, 1))
+    np.savez(file, **parts)
+
+
 FILES = {
     "a.npy": lambda: _written(lambda file: np.save(file, TABLE)),
     "b.npy": lambda: _written(lambda file: np.save(file, PIXELS)),
     "a.npz": lambda: _written(lambda file: np.savez(file, x=TABLE, y=np.arange(12))),
     "b.npz": lambda: _written(lambda file: np.savez_compressed(file, x=TABLE)),
+    "drawings.npz": lambda: _written(_drawings),
+    "a.ndjson": lambda: b'{"word": "cat", "drawing": [[[0, 5, 9], [1, 2, 2]], [[7], [7]]]}\n' * 3,
     "a.mat": lambda: _written(lambda file: savemat(file, {"X": TABLE})),
     "b.mat": lambda: _written(lambda file: savemat(file, {"X": PIXELS}, do_compression=True)),
     "a-idx3-ubyte": _idx,

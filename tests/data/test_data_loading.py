@@ -153,7 +153,7 @@ def test_a_run_can_load_it_again(home, tmp_path, monkeypatch):
         ("no/such/folder", "there is no file or folder no/such/folder: check the path$"),
         ("some/thing", "or write hub:some/thing"),
         ("table.csv", "there is no file or folder table.csv"),
-        ("sketchrnn", "needs a space of pen strokes"),
+        ("sketchrnn", "name one of them, such as sketchrnn/omniglot"),
         ("word-analogy", "is a test set"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tacit.data import load, names
-from tacit.spaces import Images, Tokens, Vectors, Waveform
+from tacit.spaces import Images, Strokes, Tokens, Vectors, Waveform
 
 
 @functools.cache
@@ -30,6 +30,8 @@ SETS = {
     "miniboone-subset": (Vectors(43), 1234, {"valid": 137, "test": 152}, 0),
     "adbench/6_cardio": (Vectors(21), 1831, {}, 2),
     "adbench/32_shuttle": (Vectors(9), 49097, {}, 2),
+    "sketchrnn/omniglot": (Strokes(157), 30000, {"valid": 1000, "test": 1000}, 0),
+    "sketchrnn/short_kanji": (Strokes(88), 10000, {"valid": 600, "test": 500}, 0),
 }
 
 

@@ -12,7 +12,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tacit.data import arrays, audio, builtin, cifar, hub, idx, images, mat, named, register, storage, tables, text
+from tacit.data import (
+    arrays,
+    audio,
+    builtin,
+    cifar,
+    drawings,
+    hub,
+    idx,
+    images,
+    mat,
+    named,
+    register,
+    storage,
+    tables,
+    text,
+)
 from tacit.data.dataset import Dataset
 from tacit.errors import DataError
 
@@ -25,6 +40,7 @@ _READERS: dict[str, tuple[str, Callable[..., Dataset]]] = {
     "cifar": ("CIFAR batches", cifar.read_cifar),
     "tables": ("a table", tables.read_tables),
     "audio": ("recordings", audio.read_audio),
+    "strokes": ("drawings", drawings.read_drawings),
     "text": ("text", text.read_text),
 }
 _SUFFIXES = {
@@ -36,13 +52,14 @@ _SUFFIXES = {
     ".parquet": "tables",
     ".pq": "tables",
     ".wav": "audio",
+    ".ndjson": "strokes",
     ".bin": "cifar",
     ".txt": "text",
     ".tokens": "text",
     **dict.fromkeys(images.SUFFIXES, "images"),
 }
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth")
-_READ = "folders of images or .wav, .npy, .npz, .mat, .csv, .tsv, .parquet, .txt, IDX and CIFAR files"
+_READ = "folders of images or .wav, .npy, .npz, .mat, .csv, .tsv, .parquet, .txt, .ndjson, IDX and CIFAR files"
 
 Found = tuple[str, Callable[..., Dataset]]
 
@@ -80,7 +97,8 @@ def load(
         image_shape: height and width (or channels, height, width) of images that an array holds laid flat; of clips
             frames, channels, height, width.
         words: read a text as words instead of characters.
-        length: of a window of text (64 characters or 16 words) or sound (the longest recording, at most a second).
+        length: of a window of text (64 characters or 16 words) or sound (the longest recording, at most a second); most
+            points of a drawing (the longest one's).
         rows: how many rows of a toy of two columns to draw; 20,000 by default.
         memory: fraction of the available memory above which data stays on disk; 0 leaves there all that can be.
 
@@ -162,6 +180,8 @@ def _named(name: str, path: Path) -> Found | None:
     """A named data set that lies at `path`, if it does."""
     if name.startswith("adbench/") and path.with_suffix(".npz").exists():
         return "a table", partial(named.adbench, path.with_suffix(".npz"))
+    if name.startswith("sketchrnn/") and path.with_suffix(".npz").exists():
+        return _of_path(path.with_suffix(".npz"))
     if not register.is_at(name, path):
         return None
     return (
@@ -215,6 +235,8 @@ def _kind(path: Path) -> str | None:
         name in ("train", "test") and (path.parent / "meta").exists()
     ):
         return "cifar"
+    if name.endswith(".npz") and drawings.are_in(path):
+        return "strokes"
     return _SUFFIXES.get(path.suffix.lower())
 
 

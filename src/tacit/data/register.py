@@ -92,7 +92,7 @@ MARKERS = {
 # Folders of the same home that are no observations a model can learn from yet, and what to say to who asks for them.
 REFUSED = {
     "jsb-chorales": "needs a space of piano rolls, which no model takes yet",
-    "sketchrnn": "needs a space of pen strokes, which no model takes yet",
+    "sketchrnn": "is sets of drawings: name one of them, such as sketchrnn/omniglot",
     "word-similarity": "is a test set of word pairs for embeddings: learn from a text, such as gutenberg",
     "word-analogy": "is a test set of questions for embeddings: learn from a text, such as gutenberg",
     "adbench": "is twelve tables: name one of them, such as adbench/6_cardio",
@@ -128,6 +128,10 @@ def listing(data_home: str | os.PathLike[str] | None = None) -> list[Entry]:
         found += [
             Entry(f"adbench/{path.stem}", "vectors", None, "Han et al. 2022 (ADBench)")
             for path in sorted((folder / "adbench").glob("*.npz"), key=lambda path: int(path.stem.partition("_")[0]))
+        ]
+        found += [
+            Entry(f"sketchrnn/{path.stem}", "strokes", None, "Ha & Eck 2018 (sketch-rnn)")
+            for path in sorted((folder / "sketchrnn").glob("*.npz"))
         ]
         known = {entry.name for entry in IN_FOLDERS} | REFUSED.keys()
         others = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")

@@ -1,4 +1,4 @@
-"""Fill in the missing part of an image, a row of a table or a clip, or continue a text."""
+"""Fill in the missing part of an image, a row of a table or a clip, or continue a text or a drawing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tacit.capabilities import require
 from tacit.data import Dataset, load
 from tacit.errors import DataError, SpaceError, TacitError
 from tacit.model import Model
-from tacit.spaces import Images, Space, Tokens
+from tacit.spaces import Images, Space, Strokes, Tokens
 from tacit.tasks.run import Run
 from tacit.tasks.sample import write
 from tacit.training import pictures
@@ -39,9 +39,10 @@ def complete(
     Args:
         run: the run folder.
         data: whose observations to complete; by default the test part of the data that the model was fitted on.
-        known: what is given: "first" (the upper half of an image, the first half of anything else), "left", "frame"
-            (all but the middle of an image), "random" (every other entry by chance), the numbers of columns such as
-            "0,2", or an .npy file with a bool array of an observation's shape.
+        known: what is given: "first" (the upper half of an image, of drawings as many points as half of the shortest
+            one has, the first half of anything else), "left", "frame" (all but the middle of an image), "random" (every
+            other entry by chance), the numbers of columns such as "0,2", or an .npy file with a bool array of an
+            observation's shape.
         prompt: a text to continue, instead of observations.
         count: how many observations.
         each: how many completions of each.
@@ -70,6 +71,9 @@ def complete(
         if given.space != space:
             raise SpaceError(f"{given.name} is {given.space}, but the model was fitted on {space}: give data like that")
         x, mask = given.observations(count), mask_of(known, space)
+        if isinstance(space, Strokes) and known == "first":
+            points = int((x[..., 2] != Strokes.END).sum(1).min()) // 2
+            mask = mask & (torch.arange(space.length) < points)[:, None]
     reseed(seed, "complete")
     done = fill(found.model, x.repeat_interleave(each, 0), mask, temperature=temperature)
 
@@ -83,6 +87,11 @@ def complete(
         lines = torch.cat([x[:, None], shown[:, None], done.unflatten(0, (-1, each))], 1)
         pictures.grid(lines.flatten(0, 1), space.levels, columns=2 + each).save(path)
         return path
+    if isinstance(space, Strokes):
+        # Of what is known, a drawing that ends there.
+        shown = torch.where(mask, x, x.new_tensor([0, 0, Strokes.END]))
+        lines = torch.cat([x[:, None], shown[:, None], done.unflatten(0, (-1, each))], 1)
+        return write(lines.flatten(0, 1), space, folder, "completions", columns=2 + each)
     return write(done, space, folder, "completions", found.vocabulary)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tacit.capabilities import require
 from tacit.errors import TacitError
 from tacit.model import Model
-from tacit.spaces import Images, Space, Tokens, Video, Waveform
+from tacit.spaces import Images, Space, Strokes, Tokens, Video, Waveform
 from tacit.tasks.run import Run
 from tacit.training import pictures
 from tacit.training.plan import reseed
@@ -33,7 +33,7 @@ def sample(
     seed: int = 0,
     out: Path | None = None,
 ) -> Path:
-    """Draw observations and write them as the kind of file the data was: PNG, GIF, .wav, CSV, or text; and .npy.
+    """Draw observations and write them as the kind of file the data was: PNG, GIF, SVG, .wav, CSV, or text; and .npy.
 
     Args:
         run: the run folder.
@@ -88,7 +88,7 @@ def write(
 ) -> Path:
     """Write observations (rows, *shape) as files that a person would look at; returns the first of them.
 
-    Images lie in a square, or in rows of `columns`.
+    Images and drawings lie in a square, or in rows of `columns`.
     """
     if isinstance(space, Images):
         path = folder / f"{stem}.png"
@@ -96,6 +96,9 @@ def write(
     elif isinstance(space, Video):
         path = folder / f"{stem}.gif"
         pictures.film(x, space.levels, path)
+    elif isinstance(space, Strokes):
+        path = folder / f"{stem}.svg"
+        path.write_text(pictures.svg(x, columns), encoding="utf-8")
     elif isinstance(space, Tokens):
         path = folder / f"{stem}.txt"
         path.write_text("\n---\n".join(pictures.as_text(x, vocabulary)) + "\n", encoding="utf-8")

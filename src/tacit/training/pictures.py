@@ -1,24 +1,27 @@
-"""Samples as a picture: a grid of images, film strips or films, points, lines of text, curves of sound.
+"""Samples as a picture: a grid of images or drawings, film strips or films, points, lines of text, curves of sound.
 
 A density of two columns is drawn as a map under its samples, and beside it what a grid in noise becomes in the data.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from tacit.capabilities import has
 from tacit.data import Dataset
 from tacit.model import Model
-from tacit.spaces import Images, Tokens, Vectors, Video, Waveform
+from tacit.spaces import Images, Strokes, Tokens, Vectors, Video, Waveform
 
 _FRAME_MILLISECONDS = 150
+# Of a drawing's tile: its side, the margin that stays empty and the pen's width, and how much larger it is drawn first.
+_TILE, _MARGIN, _PEN, _FINER = 96, 8, 1.5, 4
 
 
 def grid(x: Tensor, levels: int, columns: int | None = None, smallest: int = 256) -> Image.Image:
@@ -47,6 +50,59 @@ def film(x: Tensor, levels: int, path: Path) -> None:
     """Write clips (batch, frames, channels, height, width), side by side, as an animated GIF without end."""
     first, *rest = (grid(frame, levels) for frame in x.unbind(1))
     first.save(path, save_all=True, append_images=rest, duration=_FRAME_MILLISECONDS, loop=0)
+
+
+def lines(x: Tensor) -> list[np.ndarray]:
+    """The lines of a drawing, (length, 3) as `Strokes` has it, each (points, 2); a lone dot is a line of one point."""
+    points = x[x[:, 2] != Strokes.END].double()
+    places = points[:, :2].cumsum(0).numpy()
+    ends = (points[:, 2] == 1).nonzero()[:, 0] + 1
+    return [line for line in np.split(places, ends.tolist()) if len(line)]
+
+
+def _tiles(x: Tensor, columns: int | None) -> tuple[int, int, list[list[np.ndarray]]]:
+    """Drawings (batch, length, 3), each scaled to its tile of a grid: the grid's width and height, and their lines."""
+    columns = columns or math.ceil(math.sqrt(len(x)))
+    placed = []
+    for i, drawing in enumerate(x.cpu()):
+        found = lines(drawing)
+        corner = np.array([i % columns, i // columns]) * _TILE
+        if found:
+            low, high = (side(np.concatenate(found), axis=0) for side in (np.min, np.max))
+            scale = (_TILE - 2 * _MARGIN) / max(1e-9, (high - low).max())
+            found = [(line - (low + high) / 2) * scale + _TILE / 2 + corner for line in found]
+        placed.append(found)
+    return columns * _TILE, math.ceil(len(x) / columns) * _TILE, placed
+
+
+def drawings(x: Tensor, columns: int | None = None) -> Image.Image:
+    """Drawings (batch, length, 3) side by side, each as large as its tile; a line of one point is a dot."""
+    width, height, placed = _tiles(x, columns)
+    picture = Image.new("L", (width * _FINER, height * _FINER), 255)
+    pen = ImageDraw.Draw(picture)
+    for line in itertools.chain.from_iterable(placed):
+        points = [(float(across), float(down)) for across, down in line * _FINER]
+        if len(points) > 1:
+            pen.line(points, fill=0, width=round(_PEN * _FINER), joint="curve")
+        else:
+            (across, down), radius = points[0], _PEN * _FINER
+            pen.ellipse((across - radius, down - radius, across + radius, down + radius), fill=0)
+    return picture.resize((width, height), Image.Resampling.BOX)
+
+
+def svg(x: Tensor, columns: int | None = None) -> str:
+    """The same as a scalable vector graphic."""
+    width, height, placed = _tiles(x, columns)
+    paths = []
+    for found in placed:
+        # A line from a point to itself is a dot.
+        drawn = [line if len(line) > 1 else line.repeat(2, 0) for line in found]
+        ways = ["M" + "L".join(f"{across:.2f} {down:.2f}" for across, down in line) for line in drawn]
+        paths.append(f'<path d="{"".join(ways)}"/>')
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
+    style = f'<g fill="none" stroke="black" stroke-width="{_PEN}" stroke-linecap="round" stroke-linejoin="round">'
+    ground = '<rect width="100%" height="100%" fill="white"/>'
+    return "\n".join([head, ground, style, *paths, "</g>", "</svg>"]) + "\n"
 
 
 def as_text(x: Tensor, vocabulary: tuple[str, ...]) -> list[str]:
@@ -78,6 +134,8 @@ def draw(model: Model, samples: Tensor, data: Dataset, path: Path) -> Path:
             plane(model, samples, real, path)
         else:
             _scatter(samples, real, path)
+    elif isinstance(data.space, Strokes):
+        drawings(samples).save(path)
     elif isinstance(data.space, Waveform):
         waves(samples, data.space.rate, path)
     return path
