@@ -30,7 +30,7 @@ _HINTON = "Hinton & Salakhutdinov 2006, Science 313, doi:10.1126/science.1127647
 _DEEP: dict[str, Any] = {"hidden": (1000, 500, 250), "latent": 30, "batch_size": 128}
 RECIPES: dict[str, dict[str, Any]] = {
     # Of eight components: the ninth's variance is 0.71 of the eighth's, where those after most others are within 0.9.
-    "linear": {"hidden": (), "latent": 8, "error": "squared", "batch_size": 1000, "steps": 5000},
+    "linear": {"hidden": (), "latent": 8, "error": "squared", "batch_size": 1000, "steps": 5000, "learning_rate": 5e-3},
     "deep": {**_DEEP, "error": "squared", "steps": 20_000},
     "stacked": {**_DEEP, "activation": "sigmoid", "stacked": True, "steps": 30_000},
 }
@@ -115,7 +115,7 @@ def main(
             target=target,
             uncertainty=each.std().item() / math.sqrt(len(each)),
             reference={"value": published, "source": f"{_HINTON}, {what}, 30 numbers, 60,000 training pictures"},
-            note=f"{note if model == 'autoencoder' else '30 components'}; uncertainty is the standard error over images",
+            note=f"{note if model == 'autoencoder' else '30 components'}; uncertainty is the standard error",
             reason="its layers are learnt by autoencoders in minutes, the paper's by RBMs in hours",
             **common,
         )

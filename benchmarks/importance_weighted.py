@@ -117,8 +117,8 @@ def main(
         reference={"value": 1.0, "source": "pythae's get_nll on the same networks, in the same run"},
         note=(
             f"{NETWORKS[network]}, {samples} samples, {images} images, {rounds} interleaved rounds, {threads} threads; "
-            f"median seconds {statistics.median(ours):.3f} against {statistics.median(theirs):.3f}; uncertainty is the standard "
-            "deviation of the rounds' ratios"
+            f"median seconds {statistics.median(ours):.3f} against {statistics.median(theirs):.3f}; uncertainty is the "
+            "standard deviation of the rounds' ratios"
         ),
         reason="the decoder's matrix products, the same for both, are most of our time",
         packages=("pythae",),
