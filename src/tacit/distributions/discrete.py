@@ -52,7 +52,7 @@ def softplus_sum(logits: Tensor) -> Tensor:
         if terms.shape[-1] % 2:
             break
         left, right = terms.chunk(2, -1)
-        terms = left * right
+        terms = left.mul_(right)
     return F.relu(logits).sum(-1) - terms.log().sum(-1)
 
 
