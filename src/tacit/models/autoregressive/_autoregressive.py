@@ -78,15 +78,6 @@ class Autoregressive(Conditional):
             logits[:, y] += (each * mask).flatten(1).sum(1)
         return torch.multinomial(logits.softmax(1), 1)[:, 0]
 
-    def _check_draw(self, temperature: float, guidance: float) -> None:
-        if temperature <= 0:
-            raise TacitError(f"temperature is {temperature}: give a number above 0 (1 samples the model itself)")
-        if guidance and (self.classes is None or self.label_dropout == 0):
-            raise TacitError(
-                f"guidance is {guidance}, which compares draws with and without a label: fit the model with --classes "
-                f"and a --label-dropout above 0"
-            )
-
 
 class Sequential(Autoregressive):
     """An autoregressive model that draws one site after another, each from a state that remembers all before it.
