@@ -29,6 +29,7 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from tacit.capabilities import Kind
@@ -93,7 +94,8 @@ class Diffusion(Conditional):
         super().__init__(space, classes, label_dropout)
         if predict not in ("noise", "data", "velocity"):
             raise TacitError(f"predict is {predict!r}: give 'noise', 'data' or 'velocity'")
-        check_at_least(1, width=width or 1, multipliers=multipliers or (1,), blocks=blocks)
+        given = {"width": width, "multipliers": multipliers}
+        check_at_least(1, blocks=blocks, **{name: value for name, value in given.items() if value is not None})
         if not 0 <= dropout < 1:
             raise TacitError(f"dropout is {dropout}: give a share in [0, 1)")
         self.predict = predict
@@ -190,8 +192,7 @@ class Diffusion(Conditional):
 
     def _scales(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """α_t and σ_t at t, (rows,), with as many axes as x."""
-        gamma = like(self.gamma(t), x)
-        return (-gamma).sigmoid().sqrt(), gamma.sigmoid().sqrt()
+        return scales_of(like(self.gamma(t), x))
 
     def _noised(self, x: Tensor, t: Tensor, e: Tensor) -> Tensor:
         """z_t of q(z_t | x) with noise e."""
@@ -280,6 +281,11 @@ class Diffusion(Conditional):
             values = checkpoint(term, *rows, use_reentrant=False) if torch.is_grad_enabled() else term(*rows)
             found.append(cast(Tensor, values).view(shape))
         return torch.cat(found, 2)
+
+    def _last_term(self, x: Tensor) -> Tensor:
+        """KL(q(z | x) ‖ N(0, I)) at the time of most noise, (batch,)."""
+        gamma = like(self.gamma(self.grid()[-1:]), x)
+        return 0.5 * ((-gamma).sigmoid() * (x.square() - 1) + F.softplus(-gamma)).flatten(1).sum(1)
 
     # -- the ways back ------------------------------------------------------------------------------------------------
 
@@ -547,8 +553,13 @@ def target(x: Tensor, e: Tensor, alpha: Tensor, sigma: Tensor, predict: Says) ->
     return alpha * e - sigma * x if predict == "velocity" else x
 
 
-def scales(gamma: float) -> tuple[float, float]:
+def scales_of(gamma: Tensor) -> tuple[Tensor, Tensor]:
     """α and σ of γ."""
+    return (-gamma).sigmoid().sqrt(), gamma.sigmoid().sqrt()
+
+
+def scales(gamma: float) -> tuple[float, float]:
+    """α and σ of a number γ."""
     return 1 / math.sqrt(1 + math.exp(gamma)), 1 / math.sqrt(1 + math.exp(-gamma))
 
 

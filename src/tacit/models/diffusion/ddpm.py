@@ -231,11 +231,6 @@ class DDPM(Diffusion):
         z = (x - mean) * (-log_scale).exp()
         return (0.5 * z.square() + log_scale + 0.5 * math.log(2 * math.pi)).sum(1)
 
-    def _last_term(self, x: Tensor) -> Tensor:
-        """L_T = KL(q(x_T | x₀) ‖ N(0, I)), (batch,)."""
-        a = self.alpha_bar[-1]
-        return 0.5 * (a * x.square() - a - torch.log1p(-a)).flatten(1).sum(1)
-
     def bound_terms(self, x: Tensor, label: int | Tensor | None = None) -> Tensor:
         """L₀, L_1, …, L_{T−1}, L_T of eq. 5, (batch, T + 1), nats of the standardised variables where x are vectors.
 
