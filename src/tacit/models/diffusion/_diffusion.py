@@ -1,7 +1,7 @@
 """What diffusion models share: what a network sees through noise, the bound's terms, and the ways back to data.
 
 At time t an observation x, where the network works, is z_t = α_t x + σ_t ε with α_t² + σ_t² = 1. All follows from
-γ_t = log σ_t² / α_t², the negative logarithm of the signal-to-noise ratio: α_t² = sigmoid(−γ_t), σ_t² = sigmoid(γ_t). The
+γ_t = log σ_t² / α_t², minus the logarithm of the signal-to-noise ratio: α_t² = sigmoid(−γ_t), σ_t² = sigmoid(γ_t). The
 network says one of three things, each of which gives the others:
 
     the noise ε,    the data x̂ = (z_t − σ_t ε) / α_t,    the velocity v = α_t ε − σ_t x                 (Salimans & Ho)
@@ -22,6 +22,7 @@ Alexander Li et al. (2023). Your diffusion model is secretly a zero-shot classif
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -292,7 +293,7 @@ class Diffusion(Conditional):
     def _times(self, steps: int | None) -> Tensor:
         """`steps` + 1 times of the grid from noise to data, evenly spaced in the angle arctan σ_t / α_t; None is all.
 
-        DDIM turns (x̂, ε̂) by that angle (Salimans & Ho 2022, appendix D); in time, steps would be few where most happens.
+        DDIM turns (x̂, ε̂) by that angle (Salimans & Ho 2022, appendix D); even times would be few where most happens.
         """
         check_at_least(1, steps=1 if steps is None else steps)
         grid = self.grid()
@@ -313,7 +314,7 @@ class Diffusion(Conditional):
         """From z at the first of `times` to each of the others."""
         gammas = self.gamma(times).tolist()
         seen_before, wide = None, 0.0
-        for i, (gamma, after) in enumerate(zip(gammas, gammas[1:], strict=False)):
+        for i, (gamma, after) in enumerate(itertools.pairwise(gammas)):
             seen, said = self._look(z, times[i], way)
             (alpha, sigma), (alpha_s, sigma_s) = scales(gamma), scales(after)
             if way.solver == "dpm++":
@@ -341,7 +342,7 @@ class Diffusion(Conditional):
         return z + way.temperature * deviation * torch.randn_like(z)
 
     def _look(self, z: Tensor, t: Tensor, way: _Way) -> tuple[Tensor, Tensor | None]:
-        """As `_seen`, guided, and kept to where the data lie: a small error of ε is a large one of x̂ where t is large."""
+        """As `_seen`, guided, and kept to where the data lie: a small error of ε is a large one of x̂ at large t."""
         t = t.expand(len(z))
         seen, said = self._seen(z, t, way.label)
         if way.guidance:
@@ -474,6 +475,8 @@ class Diffusion(Conditional):
         self._check_draw(temperature, 0.0)
         check_at_least(1, resamples=resamples)
         known = self.space.check_known(known).to(x.device)
+        if known.all():
+            return x
         x = self.space.check_values(torch.where(known, x, 0))
         # What is unknown of a table may be anything: it is never looked at.
         given = self.entries(x)
@@ -481,7 +484,7 @@ class Diffusion(Conditional):
         times = self._times(steps)
         gammas = self.gamma(times).tolist()
         z = self._start(len(x), temperature)
-        for i, (gamma, after) in enumerate(zip(gammas, gammas[1:], strict=False)):
+        for i, (gamma, after) in enumerate(itertools.pairwise(gammas)):
             (alpha, _), (alpha_s, sigma_s) = scales(gamma), scales(after)
             keep = alpha / alpha_s
             for again in range(resamples if sigma_s > 0 else 1):
@@ -508,8 +511,7 @@ class Diffusion(Conditional):
         times = self._times(steps + 1).flip(0)[1:]
         # The least noise is left out: its effect is of second order.
         z = self._scales(times[:1], x)[0] * x
-        for z in self._path(z, times, _Way(self._no_label(label, len(x)))):
-            pass
+        *_, z = self._path(z, times, _Way(self._no_label(label, len(x))))
         return z
 
     @torch.no_grad()
@@ -519,9 +521,8 @@ class Diffusion(Conditional):
         Raises:
             TacitError: `label` is not a class.
         """
-        for z in self._path(z, self._times(steps), _Way(self._no_label(label, len(z)))):
-            pass
-        return self._finish(z)
+        *_, x = self._path(z, self._times(steps), _Way(self._no_label(label, len(z))))
+        return self._finish(x)
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:

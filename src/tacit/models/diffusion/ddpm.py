@@ -204,7 +204,7 @@ class DDPM(Diffusion):
         return error.flatten(1).sum(1)
 
     def _log_excess(self, raw: Tensor, t: Tensor) -> Tensor:
-        """log σ_t² / β̃_t of learnt variances: v log β_t / β̃_t."""
+        """Log σ_t² / β̃_t of learnt variances: v log β_t / β̃_t."""
         return raw.sigmoid() * like(self.between[t], raw)
 
     def _ends(self, x: Tensor, labels: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
 """Variational diffusion: continuous time, and a noise schedule learnt for the likelihood.
 
-An observation x is drowned in noise, z_t = α_t x + σ_t ε, along γ(t) = log σ_t² / α_t², which rises from γ_0 at t = 0 to
-γ_1 at t = 1 and is learnt: a network of positive weights, bound to those ends,
+An observation x is drowned in noise, z_t = α_t x + σ_t ε, along γ(t) = log σ_t² / α_t², which rises from γ_0 at t = 0
+to γ_1 at t = 1 and is learnt: a network of positive weights, bound to those ends,
 
     γ̃(t) = l₁(t) + l₃(sigmoid(l₂(l₁(t)))),   γ(t) = γ_0 + (γ_1 − γ_0) (γ̃(t) − γ̃(0)) / (γ̃(1) − γ̃(0))      (appendix H)
 
@@ -9,13 +9,14 @@ The bound has three parts, in nats:
 
     −log p(x) ≤ KL(q(z_1 | x) ‖ N(0, I)) − E log p(x | z_0) + ½ E_{t, ε} [γ'(t) ‖ε − ε̂(z_t, γ_t)‖²]        (eqs. 11, 18)
 
-or with T steps, s = t − 1/T, ½ T E[(exp(γ_t − γ_s) − 1) ‖ε − ε̂‖²] (eq. 14). In continuous time the last part, an integral
-over γ, knows the schedule by its ends alone (eq. 20): these learn by the bound. What lies inside only changes how much
-the estimate of a batch varies, and learns to make that little: a row's gradient for it is that of its squared term.
+or with T steps, s = t − 1/T, ½ T E[(exp(γ_t − γ_s) − 1) ‖ε − ε̂‖²] (eq. 14). In continuous time the last part, an
+integral over γ, knows the schedule by its ends alone (eq. 20): these learn by the bound. What lies inside only changes
+how much the estimate of a batch varies, and learns to make that little: a row's gradient for it is that of its squared
+term.
 
 p(x | z_0) ∝ q(z_0 | x) over the levels of a pixel, of which the expectation is a sum over the nodes of a line for each
-level, without noise; for tables it is N(x; z_0 / α_0, e^{γ_0} I). The network sees sines and cosines of the pixels whose
-periods are one and two levels, for the last bits are in them.
+level, without noise; for tables it is N(x; z_0 / α_0, e^{γ_0} I). The network sees sines and cosines of the pixels
+whose periods are one and two levels, for the last bits are in them.
 
 References
 ----------
@@ -237,6 +238,12 @@ def missed(levels: int, gamma: Tensor) -> Tensor:
     """−E log p(level | z_0) of each level, (levels,) nats, p ∝ N(z_0 / α_0; level, e^γ) and z_0 / α_0 drawn so."""
     e = torch.linspace(-_REACH, _REACH, _NODES, device=gamma.device, dtype=gamma.dtype)
     share = (-e.square() / 2).softmax(0)
-    place = torch.linspace(-1, 1, levels, device=gamma.device, dtype=gamma.dtype) * (-gamma / 2).exp()
-    apart = place[:, None, None] - place + e[:, None]  # (level, node, other level)
-    return ((torch.logsumexp(-apart.square() / 2, 2) + e.square() / 2) * share).sum(1)
+    unit = (-gamma / 2).exp() * (2 / (levels - 1))
+    # Levels twelve deviations away share nothing that a float would hold.
+    most = min(levels - 1, math.ceil(12 / float(unit)))
+    steps = torch.arange(-most, most + 1, device=gamma.device)
+    there = torch.arange(levels, device=gamma.device)[:, None] + steps
+    inside = (there >= 0) & (there < levels)
+    logits = -(e[:, None] - steps * unit).square() / 2
+    rivals = torch.where(inside[:, None], logits, -math.inf).logsumexp(2)  # (level, node)
+    return ((rivals + e.square() / 2) * share).sum(1)
