@@ -240,7 +240,7 @@ def missed(levels: int, gamma: Tensor) -> Tensor:
     share = (-e.square() / 2).softmax(0)
     unit = (-gamma / 2).exp() * (2 / (levels - 1))
     # Levels twelve deviations away share nothing that a float would hold.
-    most = min(levels - 1, math.ceil(12 / float(unit)))
+    most = min(levels - 1, math.ceil(12 / float(unit.detach())))
     steps = torch.arange(-most, most + 1, device=gamma.device)
     there = torch.arange(levels, device=gamma.device)[:, None] + steps
     inside = (there >= 0) & (there < levels)
