@@ -129,8 +129,8 @@ def bound(run: tacit.Run, test: Tensor, terms: int, whole_rows: int, seed: int, 
         seed=seed,
         seconds=run.record["seconds"] + time.perf_counter() - started,
         note=f"{trained}; {len(test)} images, {terms} stratified terms each, uncertainty is the standard error over "
-        f"images; all {model.timesteps or 1000} terms give {whole.mean().item():.4f} on the first {len(whole)}, where the "
-        f"estimate differs by {difference.mean().item():+.4f} ± {_error(difference):.4f}",
+        f"images; all {model.timesteps or 1000} terms give {whole.mean().item():.4f} on the first {len(whole)}, where "
+        f"the estimate differs by {difference.mean().item():+.4f} ± {_error(difference):.4f}",
     )
 
 

@@ -1,9 +1,9 @@
 """Training throughput of DDPM: through `tacit`'s loop and with `diffusers`, interleaved in one run.
 
-Both are U-nets of three resolutions (32, 64 and 64 channels), one residual block a resolution on the way down, attention
-at the lowest, for 1 × 28 × 28 images; on the way up `diffusers` has a block more at each, so that the parameters of both
-are in the note. Batch of 64, fused AdamW, threads and loss are the same. The other side is the loop of its own training
-tutorial, without its files: noise from `DDPMScheduler`, the model, the mean squared error.
+Both are U-nets of three resolutions (32, 64 and 64 channels) for 1 × 28 × 28 images, one residual block a resolution on
+the way down, attention at the lowest. On the way up `diffusers` has a block more at each, so that what is compared is
+multiply-adds a second. Batch of 64, fused AdamW, threads and loss are the same. The other side is the loop of its own
+training tutorial, without its files: noise from `DDPMScheduler`, the model, the mean squared error.
 
     pip install diffusers
     python benchmarks/peers_diffusion.py
@@ -17,7 +17,9 @@ import time
 import torch
 import tyro
 from diffusers import DDPMScheduler, UNet2DModel
+from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from overhead import through_tacit
 from record import record
@@ -59,6 +61,13 @@ class Peer:
         return time.perf_counter() - started
 
 
+def flops(net: nn.Module) -> int:
+    """Of one image's forward pass."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, 1, 28, 28), torch.ones(1))
+    return counter.get_total_flops()
+
+
 def main(rounds: int = 7, steps: int = 10, batch_size: int = 64, threads: int = 1, seed: int = 0) -> None:
     """Measure both and record the ratio of throughputs.
 
@@ -80,24 +89,23 @@ def main(rounds: int = 7, steps: int = 10, batch_size: int = 64, threads: int = 
         seconds["diffusers"].append(peer.train(data, steps, batch_size))
         seconds["tacit"].append(through_tacit(model, data, steps, batch_size))
     medians = {name: statistics.median(values[1:]) / steps for name, values in seconds.items()}  # the first warmed up
-    sizes = {
-        "tacit": sum(p.numel() for p in model.parameters()),
-        "diffusers": sum(p.numel() for p in peer.model.parameters()),
-    }
+    work = {"tacit": flops(model.net), "diffusers": flops(peer.model)}
     record(
         "ddpm",
         "random-28x28",
         "speed-ratio:diffusers:train-step",
-        medians["diffusers"] / medians["tacit"],
+        medians["diffusers"] / medians["tacit"] * work["tacit"] / work["diffusers"],
         split="train",
-        unit="times diffusers' throughput",
+        unit="times diffusers' multiply-adds a second",
         better="higher",
         target=1.4,
         seed=seed,
         seconds=time.perf_counter() - started,
         reference={"value": medians["diffusers"], "source": "diffusers' tutorial loop, seconds a step, same run"},
         note=f"medians of {rounds} interleaved rounds of {steps} steps, batch {batch_size}, {threads} thread(s); "
-        + "; ".join(f"{name} {medians[name] * 1e3:.0f} ms a step, {size:,} parameters" for name, size in sizes.items()),
+        + "; ".join(
+            f"{name} {medians[name] * 1e3:.0f} ms a step, {of / 1e6:.0f} MFLOP an image" for name, of in work.items()
+        ),
         reason="convolutions, the same for both, are most of the time",
         packages=("diffusers",),
     )
