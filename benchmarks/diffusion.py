@@ -4,9 +4,9 @@
     python benchmarks/diffusion.py vdm
 
 The bound: all test images by a stratified estimate without bias, and the first of them by all T terms (of VDM those of
-T = 1000 steps), to check the one against the other on the same images. Samples: their Fréchet distance to test images in
-the features of a small classifier of the data's own labels, named by the hash of its weights: it is not "FID". Ancestral
-samples of a thousand steps; DDIM and DPM-Solver++(2M) at twenty, which should come within a tenth of them.
+T = 1000 steps), to check the one against the other on the same images. Samples: their Fréchet distance to test images
+in the features of a small classifier of the data's own labels, named by the hash of its weights: it is not "FID".
+Ancestral samples of a thousand steps; DDIM and DPM-Solver++(2M) at twenty, which should come within a tenth of them.
 """
 
 from __future__ import annotations

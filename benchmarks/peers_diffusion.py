@@ -90,6 +90,7 @@ def main(rounds: int = 7, steps: int = 10, batch_size: int = 64, threads: int = 
         seconds["tacit"].append(through_tacit(model, data, steps, batch_size))
     medians = {name: statistics.median(values[1:]) / steps for name, values in seconds.items()}  # the first warmed up
     work = {"tacit": flops(model.net), "diffusers": flops(peer.model)}
+    each = work.items()
     record(
         "ddpm",
         "random-28x28",
