@@ -90,7 +90,6 @@ def main(rounds: int = 7, steps: int = 10, batch_size: int = 64, threads: int = 
         seconds["tacit"].append(through_tacit(model, data, steps, batch_size))
     medians = {name: statistics.median(values[1:]) / steps for name, values in seconds.items()}  # the first warmed up
     work = {"tacit": flops(model.net), "diffusers": flops(peer.model)}
-    each = work.items()
     record(
         "ddpm",
         "random-28x28",
@@ -104,9 +103,7 @@ def main(rounds: int = 7, steps: int = 10, batch_size: int = 64, threads: int = 
         seconds=time.perf_counter() - started,
         reference={"value": medians["diffusers"], "source": "diffusers' tutorial loop, seconds a step, same run"},
         note=f"medians of {rounds} interleaved rounds of {steps} steps, batch {batch_size}, {threads} thread(s); "
-        + "; ".join(
-            f"{name} {medians[name] * 1e3:.0f} ms a step, {of / 1e6:.0f} MFLOP an image" for name, of in work.items()
-        ),
+        + "; ".join(f"{name} {medians[name] * 1e3:.0f} ms a step, {n / 1e6:.0f} MFLOP" for name, n in work.items()),
         reason="convolutions, the same for both, are most of the time",
         packages=("diffusers",),
     )
