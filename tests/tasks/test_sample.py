@@ -40,3 +40,17 @@ def test_every_temperature_is_a_row_of_the_same_noise(tmp_path):
         sample(run.path, count=3, temperature=(1.0, -1))
     with pytest.raises(TacitError, match="there is no temperature"):
         sample(run.path, temperature=())
+
+
+def test_a_chain_is_a_row_of_the_picture(tmp_path):
+    options = {"steps": 2, "quiet": True, "pictures": 0}
+    run = fit("ddpm", pictures(), out=tmp_path / "run", width=8, timesteps=10, **options)
+    shown = sample(run.path, count=2, chain=5, steps=6, solver="dpm++")
+    assert np.load(shown.with_suffix(".npy")).shape == (10, 1, 4, 6)
+    with Image.open(shown) as picture:
+        assert picture.width / picture.height == pytest.approx(5 * 7 / (2 * 5), rel=0.1)
+    run = fit("made", pictures(), out=tmp_path / "made", hidden=(8,), **options)
+    with pytest.raises(TacitError, match="made has no chain from noise to draw"):
+        sample(run.path, chain=5)
+    with pytest.raises(TacitError, match="has no option 'solver'"):
+        sample(run.path, solver="ddim")

@@ -132,3 +132,12 @@ class Conditional(Model):
         if self.classes is None:
             return None
         return torch.multinomial(self.log_prior.exp(), count, replacement=True)
+
+    def _check_draw(self, temperature: float, guidance: float) -> None:
+        if temperature <= 0:
+            raise TacitError(f"temperature is {temperature}: give a number above 0 (1 samples the model itself)")
+        if guidance and (self.classes is None or self.label_dropout == 0):
+            raise TacitError(
+                f"guidance is {guidance}, which compares draws with and without a label: fit the model with --classes "
+                f"and a --label-dropout above 0"
+            )

@@ -73,12 +73,13 @@ class UNet(nn.Module):
     A level halves the size, rounding up, and the way back interpolates to exactly the size that was: any size goes.
 
     Args:
-        channels: of the images; the output has as many.
+        channels: of what it takes.
         width: channels at full resolution.
         multipliers: of the width, one a level.
         blocks: residual blocks of a level, on the way down and on the way up.
         dropout: share of hidden channels dropped while learning.
         context: features of the context; 0 for none.
+        outputs: channels of what it gives; as many as it takes by default.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class UNet(nn.Module):
         blocks: int,
         dropout: float,
         context: int = 0,
+        outputs: int | None = None,
     ):
         super().__init__()
         self.blocks = blocks
@@ -113,7 +115,7 @@ class UNet(nn.Module):
             self.grow.append(nn.Conv2d(here, w, 1))
             self.up.extend(ResidualBlock(2 * w, w, time, dropout) for _ in range(blocks))
             here = w
-        self.head = nn.Sequential(_norm(here), nn.SiLU(), quiet(nn.Conv2d(here, channels, 3, padding=1)))
+        self.head = nn.Sequential(_norm(here), nn.SiLU(), quiet(nn.Conv2d(here, outputs or channels, 3, padding=1)))
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         time = self.time(t, x.dtype, context)
@@ -124,9 +126,9 @@ class UNet(nn.Module):
             h = block(torch.cat((h, across.pop()), 1), time)
         return self.head(h)
 
-    def features(self, x: Tensor, t: Tensor) -> Tensor:
+    def features(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         """The middle's activations, averaged over the positions: (batch, width · last multiplier)."""
-        return self._descend(x, self.time(t, x.dtype))[0].mean((2, 3))
+        return self._descend(x, self.time(t, x.dtype, context))[0].mean((2, 3))
 
     def _descend(self, x: Tensor, time: Tensor) -> tuple[Tensor, list[Tensor]]:
         # Channels last: convolutions of few channels on a CPU are twice as fast.
@@ -144,14 +146,24 @@ class TimedPerceptron(nn.Module):
     """Residual layers for vectors, each told the time.
 
     Args:
-        features: of the vectors; the output has as many.
+        features: of what it takes.
         width: hidden units.
         blocks: residual layers.
         dropout: share of hidden units dropped while learning.
         context: features of the context; 0 for none.
+        outputs: features of what it gives; as many as it takes by default.
     """
 
-    def __init__(self, features: int, *, width: int, blocks: int, dropout: float, context: int = 0):
+    def __init__(
+        self,
+        features: int,
+        *,
+        width: int,
+        blocks: int,
+        dropout: float,
+        context: int = 0,
+        outputs: int | None = None,
+    ):
         super().__init__()
         self.time = TimeEmbedding(width, width, context)
         self.stem = nn.Linear(features, width)
@@ -160,7 +172,7 @@ class TimedPerceptron(nn.Module):
             nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width))
             for _ in range(blocks)
         )
-        self.head = nn.Sequential(nn.SiLU(), quiet(nn.Linear(width, features)))
+        self.head = nn.Sequential(nn.SiLU(), quiet(nn.Linear(width, outputs or features)))
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         return self.head(self.features(x, t, context))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tacit import catalogue
 from tacit.capabilities import require
 from tacit.errors import TacitError
 from tacit.model import Model
@@ -30,6 +31,9 @@ def sample(
     label: str | None = None,
     guidance: float = 0.0,
     length: int | None = None,
+    steps: int | None = None,
+    solver: str | None = None,
+    chain: int | None = None,
     seed: int = 0,
     out: Path | None = None,
 ) -> Path:
@@ -43,6 +47,9 @@ def sample(
         label: the class to draw, by name or number, of a model fitted with --classes.
         guidance: above 0 for samples more typical of their class, of a model fitted with --label-dropout.
         length: of a text or recording, where the model draws others than it was fitted on.
+        steps: passes of the network for a draw, of diffusion models.
+        solver: how a diffusion model goes from step to step: "ddim", or "dpm++" where steps are few.
+        chain: frames of the way from noise to each draw, which makes a row of the picture, of diffusion models.
         seed: of the draw; the same seed draws the same samples.
         out: the folder to write to; RUN/samples by default.
 
@@ -51,21 +58,21 @@ def sample(
 
     Raises:
         CapabilityError: the model cannot sample.
-        TacitError: the model knows no such class or draws no other length.
+        TacitError: the model knows no such class, draws no other length, or has no such option.
     """
     found = Run(run)
     options: dict[str, Any] = {"guidance": guidance} if guidance else {}
     if label is not None:
         options["label"] = class_number(label, found.record["data"]["class_names"])
-    if length is not None:
-        options["length"] = length
+    given = {"length": length, "steps": steps, "solver": solver, "frames": chain}
+    options |= {name: value for name, value in given.items() if value is not None}
     if not temperature:
         raise TacitError("there is no temperature: give one number or several, such as 0.5 0.7 1")
     samples = torch.cat([draw(found.model, count, temperature=t, seed=seed, **options) for t in temperature])
     folder = out or found.path / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "samples.npy", samples.numpy())
-    columns = count if len(temperature) > 1 else None
+    columns = chain or (count if len(temperature) > 1 else None)
     return write(samples, found.space, folder, "samples", found.vocabulary, columns)
 
 
@@ -127,6 +134,8 @@ def _write_wav(x: Tensor, rate: int, path: Path) -> None:
 def draw(model: Model, count: int = 64, *, temperature: float = 1.0, seed: int | None = None, **options: Any) -> Tensor:
     """`count` observations from a model, (count, *space.shape), drawn a few hundred at a time.
 
+    With the option `frames` they are the rows of chains that end in the draws, (count · frames, *space.shape).
+
     Args:
         model: one that samples.
         count: how many.
@@ -141,12 +150,15 @@ def draw(model: Model, count: int = 64, *, temperature: float = 1.0, seed: int |
     require(model, "sample", "draw samples")
     if count < 1 or temperature <= 0:
         raise TacitError(f"count is {count} and temperature is {temperature}: both must be above 0")
-    unknown = options.keys() - inspect.signature(model.sample).parameters.keys()  # type: ignore[arg-type]
+    way = getattr(model, "chain", None) if "frames" in options else model.sample
+    if way is None:
+        raise TacitError(f"{catalogue.name_of(type(model))} has no chain from noise to draw: leave chain out")
+    unknown = options.keys() - inspect.signature(way).parameters.keys()  # type: ignore[arg-type]
     if unknown:
         raise TacitError(f"{type(model).__name__}.sample has no option {unknown.pop()!r}")
     if seed is not None:
         reseed(seed, "sample")
     sizes = [min(_AT_ONCE, count - start) for start in range(0, count, _AT_ONCE)]
     with torch.no_grad():
-        parts = [model.sample(size, temperature=temperature, **options).cpu() for size in sizes]  # type: ignore[operator]
-    return torch.cat(parts)
+        parts = [way(size, temperature=temperature, **options).cpu() for size in sizes]  # type: ignore[operator]
+    return torch.cat(parts).flatten(0, 1) if "frames" in options else torch.cat(parts)

@@ -10,16 +10,19 @@ whose terms are Kullback–Leibler divergences of Gaussians, and at the end L₀
 discretised Gaussian decoder (eq. 13), or for tables of the real numbers under the Gaussian N(μ_θ(x₁, 1), σ₁² I). With
 x̂₀ what ε_θ makes of x₀, each divergence is
 
-    L_{t−1} = D c_t + w_t ‖x₀ − x̂₀‖² / (1 − ᾱ_t),   w_t = ᾱ_{t−1} β_t² / (2 σ_t² (1 − ᾱ_t))                 (eqs. 7–8),
+    L_{t−1} = D c_t + w_t ‖x₀ − x̂₀‖²,   w_t = ᾱ_{t−1} β_t² / (2 σ_t² (1 − ᾱ_t)²)                          (eqs. 7–8),
 
-and c_t = (β̃_t/σ_t² − 1 − log β̃_t/σ_t²) / 2 what it costs that σ_t² is not the posterior's variance. Images lie in
-[−1, 1], so x̂₀ is clipped to it, in the bound as in sampling: that brings it nearer to every image.
+and c_t = (β̃_t/σ_t² − 1 − log β̃_t/σ_t²) / 2 what it costs that σ_t² is not the posterior's variance β̃_t.
+
+Variances may be learnt (Nichol & Dhariwal 2021, §3.1): the network then gives each entry a v in [0, 1] as well, and its
+σ_t² lies between the two in logarithms, exp(v log β_t + (1 − v) log β̃_t) (their eq. 15). v learns by the bound and the
+mean by L_simple alone: L_hybrid = L_simple + 0.001 L_vlb, where no gradient of L_vlb reaches the mean (eq. 16).
 
 References
 ----------
 Jonathan Ho, Ajay Jain, Pieter Abbeel (2020). Denoising diffusion probabilistic models. arXiv:2006.11239.
 Alex Nichol, Prafulla Dhariwal (2021). Improved denoising diffusion probabilistic models. arXiv:2102.09672. (cosine
-schedule; sampling terms of the bound by their weight)
+schedule; learnt variances; sampling terms of the bound by their weight)
 Jiaming Song, Chenlin Meng, Stefano Ermon (2021). Denoising diffusion implicit models. arXiv:2010.02502. (fewer steps)
 """
 
@@ -30,49 +33,48 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from tacit.data import Dataset
 from tacit.errors import TacitError
-from tacit.model import Batch, Losses, Model, Recipe
+from tacit.model import Batch, Losses, Recipe
+from tacit.models.diffusion._diffusion import Diffusion, Says, like, target, to_data
 from tacit.nn import noise
-from tacit.nn.bijections import Standardise, adapt_to
-from tacit.nn.unet import TimedPerceptron, UNet
 from tacit.spaces import Images, Space, Vectors
 
-# Rows the network is given at a time where all terms of the bound are computed: enough to be fast, few enough to fit.
-_ROWS = 512
+# λ of L_hybrid, the bound in nats per dimension.
+_BOUND = 0.001
 
 
-class DDPM(Model):
+class DDPM(Diffusion):
     """Denoising diffusion probabilistic model.
 
     Args:
         space: images or vectors.
         timesteps: T, the steps from data to noise.
         noise_schedule: how β_t grows: "linear" as in the paper, "cosine" destroys small images less abruptly.
-        variance: σ_t² of a reverse step: "large" is β_t, "small" is the posterior's β̃_t.
+        variance: σ_t² of a reverse step: "large" is β_t, "small" is the posterior's β̃_t, "learned" lies between.
+        predict: what the network says: the "noise" as in the paper, the "data", or the "velocity".
         width: channels of the network at full resolution, or hidden units; None is 32 for images and 256 for vectors.
         multipliers: of the width at each resolution, each half of the one before; None goes down to 7 pixels or fewer.
         blocks: residual blocks at each resolution, or layers for vectors.
         dropout: share of hidden units to drop while learning.
+        classes: how many classes it draws and tells apart; None learns without labels.
+        label_dropout: share of the rows that are learnt without their label, which guidance needs.
 
     Raises:
-        TacitError: timesteps is below 2.
+        TacitError: `timesteps` is below 2, or an argument is out of its range.
     """
 
     spaces = (Images, Vectors)
     recipe = Recipe(batch_size=64, learning_rate=1e-3, schedule="cosine", warmup=100, clip=1.0, ema=0.999)
-    density = "bound"
 
     alpha_bar: Tensor
+    gammas: Tensor
     beta: Tensor
     variances: Tensor
+    between: Tensor
     weight: Tensor
     mismatch: Tensor
     share: Tensor
-    low: Tensor
-    high: Tensor
 
     def __init__(
         self,
@@ -80,33 +82,32 @@ class DDPM(Model):
         *,
         timesteps: int = 1000,
         noise_schedule: Literal["linear", "cosine"] = "linear",
-        variance: Literal["large", "small"] = "large",
+        variance: Literal["large", "small", "learned"] = "large",
+        predict: Says = "noise",
         width: int | None = None,
         multipliers: tuple[int, ...] | None = None,
         blocks: int = 1,
         dropout: float = 0.0,
+        classes: int | None = None,
+        label_dropout: float = 0.1,
     ):
-        super().__init__(space)
+        super().__init__(
+            space,
+            classes,
+            label_dropout,
+            predict=predict,
+            width=width,
+            multipliers=multipliers,
+            blocks=blocks,
+            dropout=dropout,
+            outputs=2 if variance == "learned" else 1,
+        )
         if timesteps < 2:
             raise TacitError(f"timesteps={timesteps} leaves no way from data to noise: choose 2 or more, 1000 is usual")
+        if variance not in ("large", "small", "learned"):
+            raise TacitError(f"variance is {variance!r}: give 'large', 'small' or 'learned'")
         self.timesteps, self.variance = timesteps, variance
         self._lay_out(_betas(noise_schedule, timesteps))
-        self.standardise = Standardise(*(space.shape if isinstance(space, Vectors) else ()))
-        # The range of a table's features, standardised, as `adapt` has seen it.
-        self.register_buffer("low", torch.full_like(self.standardise.scale, -math.inf))
-        self.register_buffer("high", torch.full_like(self.standardise.scale, math.inf))
-        if isinstance(space, Images):
-            side = max(space.height, space.width)
-            halvings = max(0, math.ceil(math.log2(side / 7)))
-            self.net: UNet | TimedPerceptron = UNet(
-                space.channels,
-                width=width or 32,
-                multipliers=multipliers or (1, *[2] * halvings),
-                blocks=blocks,
-                dropout=dropout,
-            )
-        else:
-            self.net = TimedPerceptron(space.dimensions, width=width or 256, blocks=blocks + 2, dropout=dropout)
 
     def _lay_out(self, beta: Tensor) -> None:
         """Everything that follows from β_1 … β_T, at index t; index 0 is the data, without noise."""
@@ -116,172 +117,150 @@ class DDPM(Model):
             # that would be paid for in the bound and mean nothing.
             beta[1] = max(beta[1].item(), (3 * (self.space.levels - 1)) ** -2)
         alpha_bar = (1 - beta).cumprod(0)
-        posterior = beta * (1 - alpha_bar.roll(1)) / (1 - alpha_bar)  # β̃_t, eq. 7; for t > 1
-        variances = beta.clone() if self.variance == "large" else posterior
-        variances[1] = beta[1]
+        # log ᾱ is a sum, so that 1 − ᾱ keeps its digits where ᾱ is nearly 1.
+        lost = -torch.expm1(torch.log1p(-beta).cumsum(0))
+        posterior = beta * lost.roll(1) / lost  # β̃_t, eq. 7; for t > 1
+        # There is no β̃_1; the decoder's variance goes by the next where variances are learnt.
+        posterior[1] = posterior[2]
+        between = (beta / posterior).log()
+        variances = beta.clone() if self.variance == "large" else posterior.clone()
+        if self.variance == "small":
+            variances[1] = beta[1]
+        weight = alpha_bar.roll(1) * beta.square() / (2 * variances * lost.square())
         ratio = (posterior / variances)[2:]
-        weight = alpha_bar[1:-1] * beta[2:].square() / (2 * variances[2:] * (1 - alpha_bar[2:]))
-        mismatch = (ratio - 1 - ratio.log()) / 2
-        # How often the bound looks at each t. For standard normal data the terms are D w_t with the best network and
-        # D w_t / ᾱ_t with one that knows nothing: half and half keeps the noise of the estimate small for both.
-        share = (weight / weight.sum() + (weight / alpha_bar[2:]) / (weight / alpha_bar[2:]).sum()) / 2
-        tensors = {"beta": beta, "alpha_bar": alpha_bar, "variances": variances, "weight": weight, "mismatch": mismatch}
-        for name, values in {**tensors, "share": share}.items():
+        # How often the bound looks at each t. For standard normal data the terms are proportional to w_t (1 − ᾱ_t) with
+        # the best network and to that / ᾱ_t with one that knows nothing: half and half keeps the noise of the estimate
+        # small for both.
+        wise = (weight * lost)[2:]
+        naive = wise / alpha_bar[2:]
+        tensors = {
+            "beta": beta,
+            "alpha_bar": alpha_bar,
+            "gammas": lost.log() - alpha_bar.log(),
+            "variances": variances,
+            "between": between,
+            "weight": weight,
+            "mismatch": (ratio - 1 - ratio.log()) / 2,
+            "share": (wise / wise.sum() + naive / naive.sum()) / 2,
+        }
+        for name, values in tensors.items():
             self.register_buffer(name, values.float(), persistent=False)
-
-    def adapt(self, data: Dataset) -> None:
-        if isinstance(self.space, Vectors):
-            adapt_to(self.standardise, data)
-            seen = self._scaled(data.observations(20_000))
-            self.low.copy_(seen.amin(0))
-            self.high.copy_(seen.amax(0))
 
     # -- learning ------------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch) -> Losses:
-        """L_simple (eq. 14), with the t of a batch spread evenly over 1 … T."""
-        x = self._scaled(batch.x)
+        """L_simple (eq. 14), with the t of a batch spread evenly over 1 … T; with learnt variances L_hybrid."""
+        x = self.entries(self.space.check(batch.x))
         t = 1 + (noise.stratified(len(x), x.device) * self.timesteps).long()
         e = noise.randn_like(x)
-        return Losses(noise=(e - self._noise_in(self._noised(x, t, e), t)).square().mean())
+        alpha, sigma = self._scales(t, x)
+        z = alpha * x + sigma * e
+        said = self._output(z, t, self.learned_label(batch))
+        wanted = target(x, e, alpha, sigma, self.predict)
+        if said.shape == z.shape:
+            return Losses(**{self.predict: (wanted - said).square().mean()})
+        said, raw = said.chunk(2, 1)
+        seen = self._within(to_data(said.detach(), z, alpha, sigma, self.predict))
+        first = self._decoded(x, seen, raw, t)
+        bound = torch.where(t == 1, first, self._divergence(x, seen, raw, t)).mean() / self.space.dimensions
+        return Losses(**{self.predict: (wanted - said).square().mean()}, bound=_BOUND * self.timesteps * bound)
 
-    def _noised(self, x: Tensor, t: Tensor, e: Tensor) -> Tensor:
-        """x_t of q(x_t | x₀) with noise e (eq. 4)."""
-        a = _like(self.alpha_bar[t], x)
-        return a.sqrt() * x + (1 - a).sqrt() * e
+    # -- the network and its times -------------------------------------------------------------------------------------
 
-    def _noise_in(self, x: Tensor, t: Tensor) -> Tensor:
-        """ε_θ(x_t, t)."""
-        return self.net(x, t).to(x.dtype)
+    def gamma(self, t: Tensor) -> Tensor:
+        """γ_t = log (1 − ᾱ_t) / ᾱ_t for t in 0 … T; that of the data themselves is −∞."""
+        return self.gammas[t]
 
-    def _data_in(self, x: Tensor, t: Tensor) -> Tensor:
-        """x̂₀, what x_t is without the noise that the network sees in it (eq. 15)."""
-        a = _like(self.alpha_bar[t], x)
-        clean = (x - (1 - a).sqrt() * self._noise_in(x, t)) / a.sqrt()
-        return clean.clamp(-1, 1) if isinstance(self.space, Images) else clean
+    def grid(self) -> Tensor:
+        return torch.arange(self.timesteps + 1, device=self.gammas.device)
 
-    def _scaled(self, x: Tensor) -> Tensor:
-        """Observations to where the network works: images to [−1, 1], tables standardised."""
-        x = self.space.check(x)
-        if isinstance(self.space, Images):
-            return x.to(self.beta.dtype) * (2 / (self.space.levels - 1)) - 1
-        return self.standardise(x)
+    def _output(self, z: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        return self.net(z, t, self._context(label)).to(z.dtype)
 
-    def _unscaled(self, x: Tensor) -> Tensor:
-        if isinstance(self.space, Images):
-            top = self.space.levels - 1
-            return ((x + 1) * (top / 2)).round().clamp(0, top).to(torch.uint8)
-        return self.standardise.inverse(x)
+    def _features(self, z: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        return self.net.features(z, t, self._context(label))
 
     # -- the bound -----------------------------------------------------------------------------------------------------
 
-    def log_prob(self, x: Tensor, *, terms: int | None = 32) -> Tensor:
-        """A lower bound on log p(x), (batch,), nats; an unbiased estimate of it, for its noise is drawn once.
-
-        Args:
-            x: (batch, *space.shape).
-            terms: how many of the terms L_1 … L_{T−1} to draw for each observation, stratified and weighted so that
-                nothing is biased; L₀ and L_T are always there. None computes them all: T passes through the network.
-        """
+    def _places(self, rows: int, terms: int | None) -> tuple[Tensor, Tensor]:
+        """All t of L_1 … L_{T−1}, or strata of the distribution `share` over them."""
+        device = self.share.device
         if terms is None:
-            return self._jacobian() - self.bound_terms(x).sum(1)
-        clean = self._scaled(x)
-        u = (torch.arange(terms, device=x.device) + noise.rand(len(x), terms, device=x.device)) / terms
-        t = 2 + torch.searchsorted(self.share.cumsum(0), u).clamp(max=self.timesteps - 2)
-        drawn = ((self.weight / self.share)[t - 2] * self._errors(clean, t)).mean(1)
-        between = drawn + self.space.dimensions * self.mismatch.sum()
-        return self._jacobian() - self._first_term(clean) - between - self._last_term(clean)
+            t = torch.arange(2, self.timesteps + 1, device=device).expand(rows, -1)
+            return t, torch.ones_like(t, dtype=self.share.dtype)
+        u = (torch.arange(terms, device=device) + noise.rand(rows, terms, device=device)) / terms
+        at = torch.searchsorted(self.share.cumsum(0), u).clamp(max=self.timesteps - 2)
+        return at + 2, 1 / (terms * self.share[at])
 
-    def bound_terms(self, x: Tensor) -> Tensor:
-        """L₀, L_1, …, L_{T−1}, L_T of eq. 5, (batch, T + 1), nats of the standardised variables where x are vectors."""
-        clean = self._scaled(x)
-        t = torch.arange(2, self.timesteps + 1, device=x.device).expand(len(x), -1)
-        between = self.weight * self._errors(clean, t) + self.space.dimensions * self.mismatch
-        return torch.cat((self._first_term(clean)[:, None], between, self._last_term(clean)[:, None]), 1)
+    def _term(self, x: Tensor, t: Tensor, e: Tensor, label: Tensor | None) -> Tensor:
+        return self._divergence(x, *self._seen_within(self._noised(x, t, e), t, label), t)
 
-    def _errors(self, x: Tensor, t: Tensor) -> Tensor:
-        """‖x₀ − x̂₀‖² / (1 − ᾱ_t) at each t of (batch, terms), with fresh noise for each.
+    def _divergence(self, x: Tensor, seen: Tensor, raw: Tensor | None, t: Tensor) -> Tensor:
+        """L_{t−1}, (rows,), without D c_t."""
+        error = like(self.weight[t], x) * (x - seen).square()
+        if raw is not None:
+            log_ratio = -self._log_excess(raw, t)
+            error = error * log_ratio.exp() + (torch.expm1(log_ratio) - log_ratio) / 2
+        return error.flatten(1).sum(1)
 
-        For gradients nothing is kept but the inputs; the passes are done again, so that T of them fit in memory.
-        """
+    def _log_excess(self, raw: Tensor, t: Tensor) -> Tensor:
+        """Log σ_t² / β̃_t of learnt variances: v log β_t / β̃_t."""
+        return raw.sigmoid() * like(self.between[t], raw)
 
-        def error(x: Tensor, t: Tensor, e: Tensor) -> Tensor:
-            return (x - self._data_in(self._noised(x, t, e), t)).square().flatten(1).sum(1) / (1 - self.alpha_bar[t])
+    def _ends(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """L₀ + L_T, and all D c_t."""
+        one = torch.ones(len(x), 1, dtype=torch.long, device=x.device)
+        first = self._each(self._first_term, x, one, labels)[:, :, 0]
+        return first + self._last_term(x)[:, None] + self._costs().sum()
 
-        found = []
-        per = max(1, _ROWS // len(x))
-        for some in t.split(per, 1):
-            rows = x.repeat_interleave(some.shape[1], 0)
-            e = noise.randn(len(x), some.shape[1], *x.shape[1:], device=x.device).flatten(0, 1).to(x.dtype)
-            arguments = rows, some.reshape(-1), e
-            errors = (
-                checkpoint(error, *arguments, use_reentrant=False) if torch.is_grad_enabled() else error(*arguments)
-            )
-            found.append(errors.view(some.shape))
-        return torch.cat(found, 1)
+    def _costs(self) -> Tensor:
+        """D c_t for t in 2 … T, nothing where variances are the posterior's or learnt."""
+        return self.space.dimensions * self.mismatch
 
-    def _first_term(self, x: Tensor) -> Tensor:
-        """L₀ = −log p_θ(x₀ | x₁), (batch,): discretised for images (eq. 13), a Gaussian for vectors."""
-        t = torch.ones(len(x), dtype=torch.long, device=x.device)
-        mean = self._data_in(self._noised(x, t, noise.randn_like(x).to(x.dtype)), t)  # μ_θ(x₁, 1) is x̂₀, as ᾱ₀ = 1
-        scale = self.variances[1].sqrt()
+    def _first_term(self, x: Tensor, t: Tensor, e: Tensor, label: Tensor | None) -> Tensor:
+        """L₀ = −log p_θ(x₀ | x₁), (rows,), for noise e; t is 1. μ_θ(x₁, 1) is x̂₀, as ᾱ₀ = 1."""
+        return self._decoded(x, *self._seen_within(self._noised(x, t, e), t, label), t)
+
+    def _decoded(self, x: Tensor, mean: Tensor, raw: Tensor | None, t: Tensor) -> Tensor:
+        """−log p_θ(x₀ | x₁), (rows,): discretised for images (eq. 13), a Gaussian for vectors."""
+        log_scale = self.variances[1].log() / 2
+        if raw is not None:
+            log_scale = log_scale + self._log_excess(raw, torch.ones_like(t)) / 2
         if isinstance(self.space, Images):
-            return -_log_mass(x, mean, scale, self.space.levels).flatten(1).sum(1)
-        z = (x - mean) / scale
-        return (0.5 * z.square() + scale.log() + 0.5 * math.log(2 * math.pi)).sum(1)
+            return -_log_mass(x, mean, log_scale.exp(), self.space.levels).flatten(1).sum(1)
+        z = (x - mean) * (-log_scale).exp()
+        return (0.5 * z.square() + log_scale + 0.5 * math.log(2 * math.pi)).sum(1)
 
-    def _last_term(self, x: Tensor) -> Tensor:
-        """L_T = KL(q(x_T | x₀) ‖ N(0, I)), (batch,)."""
-        a = self.alpha_bar[-1]
-        return 0.5 * (a * x.square() - a - torch.log1p(-a)).flatten(1).sum(1)
+    def bound_terms(self, x: Tensor, label: int | Tensor | None = None) -> Tensor:
+        """L₀, L_1, …, L_{T−1}, L_T of eq. 5, (batch, T + 1), nats of the standardised variables where x are vectors.
 
-    def _jacobian(self) -> Tensor:
-        return -self.standardise.scale.log().sum() if isinstance(self.space, Vectors) else self.beta.new_zeros(())
+        Raises:
+            SpaceError: `x` is not of the space.
+            TacitError: `label` is not a class.
+        """
+        x = self.entries(self.space.check_values(x))
+        label = self._no_label(label, len(x))
+        labels = None if label is None else label[:, None]
+        t, _ = self._places(len(x), None)
+        between = self._each(self._term, x, t, labels)[:, 0]
+        first = self._each(self._first_term, x, torch.ones_like(t[:, :1]), labels)[:, 0]
+        return torch.cat((first, between + self._costs(), self._last_term(x)[:, None]), 1)
 
     # -- use -----------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def sample(self, count: int, *, temperature: float = 1.0, steps: int | None = 50, eta: float = 0.0) -> Tensor:
-        """Draw from noise to data.
-
-        Args:
-            count: how many.
-            temperature: scales all noise.
-            steps: how many of the T times to visit, evenly spaced; None visits all.
-            eta: 0 adds no noise on the way (DDIM, best for few steps), 1 is ancestral sampling (algorithm 2), with
-                the noise of `variance`.
-        """
-        x = temperature * torch.randn(count, *self.space.shape, device=self.device)
-        times = torch.linspace(self.timesteps, 0, min(steps or self.timesteps, self.timesteps) + 1).round().long()
-        for t, before in zip(times.tolist(), times[1:].tolist(), strict=False):
-            mean, deviation = self._step_back(x, t, before, eta)
-            x = mean + temperature * deviation * torch.randn_like(x) if before and deviation else mean
-        return self._unscaled(x)
-
-    def _step_back(self, x: Tensor, t: int, before: int, eta: float) -> tuple[Tensor, float]:
-        """Mean and standard deviation of p_θ(x_before | x_t) (Song et al. 2021, eqs. 12 and 16)."""
-        a, b = self.alpha_bar[t], self.alpha_bar[before]
-        # A small error in the noise is a large one in x̂₀ where t is large: a table's is kept in its range as well. The
-        # bound does without, for a row may lie outside the range that was seen.
-        clean = self._data_in(x, torch.full((len(x),), t, device=x.device)).clamp(self.low, self.high)
-        e = (x - a.sqrt() * clean) / (1 - a).sqrt()
-        posterior = eta * ((1 - b) / (1 - a) * (1 - a / b)).sqrt()
-        mean = b.sqrt() * clean + (1 - b - posterior.square()).clamp(min=0).sqrt() * e
-        large = eta == 1 and self.variance == "large"
-        return mean, float((1 - a / b).sqrt() if large else posterior)
-
-    @torch.no_grad()
-    def embed(self, x: Tensor) -> Tensor:
-        """The network's middle (averaged over positions) or last hidden layer, at t = T / 20, of x_t's mean."""
-        x = self._scaled(x)
-        t = torch.full((len(x),), max(1, self.timesteps // 20), device=x.device)
-        return self.net.features(self._noised(x, t, torch.zeros_like(x)), t).float()
+    def _deviation(self, said: Tensor | None, step: float, posterior: float) -> Tensor | float:
+        """σ_t of an ancestral step, of which several of T may make one: then β_t and β̃_t are theirs."""
+        if said is None:
+            return step if self.variance == "large" else posterior
+        return posterior * (said.sigmoid() * math.log(step / posterior)).exp()
 
 
 def _betas(schedule: str, steps: int) -> Tensor:
     """β_1 … β_T: the paper's straight line, its ends scaled to T steps, or Nichol & Dhariwal's eq. 17."""
     if schedule == "linear":
         return (1000 / steps * torch.linspace(1e-4, 0.02, steps, dtype=torch.float64)).clamp(max=0.999)
+    if schedule != "cosine":
+        raise TacitError(f"noise_schedule is {schedule!r}: give 'linear' or 'cosine'")
     f = torch.cos((torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * math.pi / 2).square()
     return (1 - f[1:] / f[:-1]).clamp(max=0.999)
 
@@ -298,8 +277,3 @@ def _log_mass(x: Tensor, mean: Tensor, scale: Tensor, levels: int) -> Tensor:
     low, high = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
     log_high = torch.special.log_ndtr(high)
     return log_high + torch.log1p(-torch.exp(torch.special.log_ndtr(low) - log_high))
-
-
-def _like(values: Tensor, x: Tensor) -> Tensor:
-    """(batch,) to (batch, 1, …), as many axes as x."""
-    return values.view(-1, *[1] * (x.ndim - 1))
