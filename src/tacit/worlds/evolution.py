@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from tacit.errors import DataError, TacitError
+from tacit.training.plan import seed_of
 from tacit.worlds.controller import Controllers, World, returns
 
 # The deviation of the first generation's weights.
@@ -108,7 +109,7 @@ def scores_in(world: World, episodes: int, seed: int) -> Callable[[Tensor, int],
 
     def score(vectors: Tensor, generation: int) -> Tensor:
         controllers = Controllers.from_vectors(vectors, world.actions.size).repeat(episodes)
-        total = returns(world, controllers, len(vectors) * episodes, seed + 1 + generation)
+        total = returns(world, controllers, len(vectors) * episodes, seed_of(seed, "generation", generation))
         return total.view(len(vectors), episodes).mean(1)
 
     return score

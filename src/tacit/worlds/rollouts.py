@@ -7,6 +7,7 @@ frame is the first of the next episode and says so.
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -86,11 +87,12 @@ def collect(
     seed: int,
     model: WorldModel | None = None,
     controller: Controllers | None = None,
+    told: Callable[[float, str], None] = lambda fraction, text: None,
 ) -> Rollouts:
     """At least `frames` frames of `STREAMS` environments; the same for the same seed.
 
     Actions are random, or those of a controller, (1 row), of which a share is random: from none in the first stream to
-    half in the last, since what is never done is not learnt.
+    half in the last, since what is never done is not learnt. `told` is told the share that is collected.
     """
     generator = np.random.default_rng([seed, 1])
     environments.reset(STREAMS, seed)
@@ -100,7 +102,8 @@ def collect(
     memory = None if model is None else model.start(STREAMS, episode=True)
     explored = torch.linspace(0, 0.5, STREAMS)
     steps = []
-    for _ in range(-(-frames // STREAMS)):
+    length = -(-frames // STREAMS)
+    for at in range(length):
         shown = environments.frames()
         actions = environments.actions.drawn(STREAMS, generator)
         if model is not None and memory is not None and acting is not None:
@@ -116,4 +119,5 @@ def collect(
         reward, ended, cut = environments.step(actions, over)
         steps.append((shown, actions, reward, ended.float(), first.float()))
         first, over = over, ended | cut
+        told((at + 1) / length, f"{(at + 1) * STREAMS} frames")
     return Rollouts(*(torch.stack(column, 1) for column in zip(*steps, strict=True)))
