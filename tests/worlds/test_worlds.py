@@ -17,6 +17,7 @@ from tacit.errors import DataError, RunError, TacitError  # noqa: E402
 from tacit.models.latent.world_model import WorldModel  # noqa: E402
 from tacit.spaces import Video  # noqa: E402
 from tacit.tasks.dream import beside, dream, measure  # noqa: E402
+from tacit.training.plan import seed_of  # noqa: E402
 from tacit.worlds.controller import Actions, Controllers, returns  # noqa: E402
 from tacit.worlds.dream import DreamEnv, Dreams  # noqa: E402
 from tacit.worlds.evolution import evolve, scores_in  # noqa: E402
@@ -227,11 +228,13 @@ def test_evolution_finds_the_optimum_of_a_quadratic_and_goes_on_where_it_was(tmp
         evolve(score, 6, generations=1, path=tmp_path / "scores.npz", **arguments)
 
 
-def test_a_score_is_the_mean_over_episodes_that_all_controllers_share(model, cart_pole):
-    vectors = torch.randn(1, Controllers.parameters(9, 2)).expand(3, -1)
+def test_a_score_is_the_mean_over_episodes_that_no_other_generation_sees(model, cart_pole):
+    vectors = torch.randn(3, Controllers.parameters(9, 2))
     world = Reality(cart_pole, model)
     found = scores_in(world, 2, seed=0)(vectors, 1)
-    assert (found == found[0]).all()
+    each = returns(world, Controllers.from_vectors(vectors, 2).repeat(2), 6, seed_of(0, "generation", 1))
+    assert torch.equal(found, each.view(3, 2).mean(1))
+    assert not torch.equal(found, scores_in(world, 2, seed=0)(vectors, 2))
 
 
 # -- all of it -------------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def _read(path: Path | None, asked: dict[str, int]) -> np.ndarray:
 
 
 def scores_in(world: World, episodes: int, seed: int) -> Callable[[Tensor, int], Tensor]:
-    """The mean return of each of a generation's controllers over `episodes`, which are the same for all of them."""
+    """The mean return of each of a generation's controllers over `episodes` that no other generation sees."""
 
     def score(vectors: Tensor, generation: int) -> Tensor:
         controllers = Controllers.from_vectors(vectors, world.actions.size).repeat(episodes)
