@@ -23,7 +23,19 @@ from tacit.errors import TacitError
 _TASKS = Path(__file__).parent / "tasks"
 
 # In the order in which someone meets them. Verbs whose data the user names take the options of `load` as well.
-VERBS = ("compare", "fit", "resume", "sample", "complete", "interpolate", "evaluate", "embed", "dream", "models", "data")
+VERBS = (
+    "compare",
+    "fit",
+    "resume",
+    "sample",
+    "complete",
+    "interpolate",
+    "evaluate",
+    "embed",
+    "dream",
+    "models",
+    "data",
+)
 _READS_DATA = ("compare", "fit", "complete", "interpolate", "evaluate", "embed")
 
 

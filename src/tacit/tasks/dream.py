@@ -1,4 +1,4 @@
-"""Learn a world from its pixels, and a controller inside the dream of it, beside one that learnt in the world itself."""
+"""Learn a world from pixels, and act in it as a dream of it taught, beside one whom reality taught."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from tacit.errors import RunError, TacitError, check_at_least
 from tacit.tasks.fit import fit
 from tacit.tasks.resume import resume
-from tacit.tasks.run import Run
 from tacit.training import checkpoint
 from tacit.training.plan import seed_of
 
@@ -178,9 +176,7 @@ def _fitted(
     if (path / "run.json").exists():
         run = resume(path, data, quiet=quiet)
     else:
-        run = fit(
-            "world-model", data, steps=steps, seed=seed, out=path, quiet=quiet, actions=environments.actions.size
-        )
+        run = fit("world-model", data, steps=steps, seed=seed, out=path, quiet=quiet, actions=environments.actions.size)
     if run.record["status"] == "interrupted":
         raise KeyboardInterrupt
     return run.model  # type: ignore[return-value]

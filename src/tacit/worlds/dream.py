@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tacit.models.latent.world_model import Memory, WorldModel
+from tacit.models.latent.world_model import WorldModel
 from tacit.training.plan import reseed
 from tacit.worlds.controller import Actions
 from tacit.worlds.reality import kept_of
@@ -72,7 +72,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: "rgb_array" shows what V decodes.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
 
     def __init__(
         self,
@@ -88,7 +88,9 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self.dreams = Dreams(model, Actions.of(action_space), limit, temperature)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.dreams.features,), np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode."""
         super().reset(seed=seed)
         self.steps = 0

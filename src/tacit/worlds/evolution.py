@@ -6,7 +6,8 @@ saved, and an interrupted evolution is told them again, which takes milliseconds
 
 References
 ----------
-- Hansen & Ostermeier (2001), Completely derandomized self-adaptation in evolution strategies, Evolutionary Computation 9
+- Hansen & Ostermeier (2001), Completely derandomized self-adaptation in evolution strategies, Evolutionary
+  Computation 9(2)
 - Hansen, Akimoto & Baudis, pycma, https://github.com/CMA-ES/pycma (the implementation)
 - Ha & Schmidhuber (2018), World models, arXiv:1803.10122, appendix A.4
 """

@@ -64,7 +64,7 @@ class Environments:
 
         Environments whose episode is `over`, (count,) bool, begin a new one instead.
         """
-        outcomes = []
+        outcomes: list[tuple[Any, ...]] = []
         for i, (env, action) in enumerate(zip(self.alive, self.actions.taken(actions), strict=True)):
             if over is not None and over[i]:
                 env.reset()
@@ -146,7 +146,9 @@ class Reality:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows, (rows,) bool, alone."""
-        self.environments.alive = [env for env, kept in zip(self.environments.alive, rows.tolist(), strict=True) if kept]
+        self.environments.alive = [
+            env for env, kept in zip(self.environments.alive, rows.tolist(), strict=True) if kept
+        ]
         self.memory = kept_of(self.memory, rows)
         self.z = self.z[rows]
 

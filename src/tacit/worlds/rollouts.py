@@ -1,4 +1,4 @@
-"""Rollouts: what was seen, done and had in an environment, kept in a file, and cut into the clips that V and M learn from.
+"""Rollouts: what was seen and done in an environment, kept in a file, and cut into the clips that V and M learn from.
 
 Episodes lie end to end in a few streams. An episode's last frame is there, with an action that nobody takes; the next
 frame is the first of the next episode and says so.
@@ -68,11 +68,14 @@ class Rollouts:
         Raises:
             DataError: the streams are shorter than a clip.
         """
-        streams, total = self.frames.shape[:2]
+        total = self.frames.shape[1]
         if total < length:
             raise DataError(f"{name} has streams of {total} frames, shorter than clips of {length}: collect more")
         target = torch.cat([self.actions, torch.stack([self.reward, self.done, self.first], 2)], 2)
-        x, target = (part[:, : total // length * length].unflatten(1, (-1, length)).flatten(0, 1) for part in (self.frames, target))
+        x, target = (
+            part[:, : total // length * length].unflatten(1, (-1, length)).flatten(0, 1)
+            for part in (self.frames, target)
+        )
         return Dataset(Video(length, *self.frames.shape[2:]), x.contiguous(), name=name, target=target.contiguous())
 
     def joined(self, other: Rollouts) -> Rollouts:

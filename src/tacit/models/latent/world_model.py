@@ -3,11 +3,11 @@
 V, a variational autoencoder, makes a short code z_t of every frame x_t. M, a recurrent network with a mixture density
 output (MDN-RNN), says how the next code depends on the codes and actions so far,
 
-    p(z_t | z_<t, a_<t) = ∏_j Σ_k π_jk N(z_tj | μ_jk, σ_jk²),    π, μ, σ functions of h_t = LSTM(h_{t−1}, z_{t−1}, a_{t−1}),
+    p(z_t | z_<t, a_<t) = ∏_j Σ_k π_jk N(z_tj | μ_jk, σ_jk²),    h_t = LSTM(h_{t−1}, z_{t−1}, a_{t−1}),
 
-and what an action brings: the reward, and whether the episode ends. A frame shows no velocity; h_t can hold it. Draws
-from M, decoded by V, are dreams: of clips (`sample`, `complete`), or of an environment that takes actions
-(`tacit.worlds.dream`), where a temperature makes the dream more or less certain.
+with π, μ and σ functions of h_t, and what an action brings: the reward, and whether the episode ends. A frame shows no
+velocity; h_t can hold it. Draws from M, decoded by V, are dreams: of clips (`sample`, `complete`), or of an environment
+that takes actions (`tacit.worlds.dream`), where a temperature makes the dream more or less certain.
 
 V learns by its own bound, M by the likelihood of codes that V draws, through which no gradient returns. Together they
 are a density of clips: with M as the prior of all codes,
@@ -98,7 +98,7 @@ class WorldModel(Model):
         check_at_least(1, latent=latent, memory=memory, components=components, seen=seen)
         check_at_least(0, actions=actions)
         self.latent, self.actions, self.seen = latent, actions, seen
-        frame = Images(*space.shape[1:], levels=space.levels)  # type: ignore[arg-type]
+        frame = Images(space.channels, space.height, space.width, space.levels)
         self.vision = VAE(frame, latent=latent, hidden=hidden, network="conv", channels=channels)
         self.mixture = GaussianMixture(components)
         self.cell = nn.LSTMCell(latent + actions, memory)
@@ -262,9 +262,7 @@ class WorldModel(Model):
         return self._observed(self._dream(self.start(count), actions, temperature))
 
     @torch.no_grad()
-    def complete(
-        self, x: Tensor, known: Tensor, *, temperature: float = 1.0, target: Tensor | None = None
-    ) -> Tensor:
+    def complete(self, x: Tensor, known: Tensor, *, temperature: float = 1.0, target: Tensor | None = None) -> Tensor:
         """`x` with the frames after the known ones dreamt.
 
         Raises:
@@ -272,8 +270,8 @@ class WorldModel(Model):
         """
         if tuple(known.shape) != self.space.shape or known.dtype != torch.bool:
             raise TacitError(
-                f"known is {str(known.dtype).removeprefix('torch.')} of shape {tuple(known.shape)}: give a bool mask of "
-                f"shape {self.space.shape}, True where entries are given"
+                f"known is {str(known.dtype).removeprefix('torch.')} of shape {tuple(known.shape)}: give a bool mask "
+                f"of shape {self.space.shape}, True where entries are given"
             )
         frames = int(known.flatten(1).all(1).sum())
         if bool(known[frames:].any()):
@@ -287,7 +285,7 @@ class WorldModel(Model):
         return torch.cat([x[:, :frames], self._observed(self._dream(memory, actions[:, frames:], temperature))], 1)
 
     def _dream(self, memory: Memory, actions: Tensor, temperature: float) -> Tensor:
-        """Codes drawn one after the other, (batch, frames, latent), while these actions, (batch, frames, …), are taken."""
+        """Codes drawn one after the other, (batch, frames, latent), while these actions are taken."""
         codes = []
         for action in actions.unbind(1):
             codes.append(self.mixture.sample(self.foresee(memory), temperature))
