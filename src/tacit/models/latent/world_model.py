@@ -219,11 +219,10 @@ class WorldModel(Model):
                 _, wanted, ended, _ = self._parts(batch.target)
                 # Nothing followed the last frame of an episode; what followed the last of the clip is not known.
                 counts = 1 - first[:, 1:].float()
-                share = counts / counts.sum().clamp(min=1)
                 mean, deviation = self.reward_moments
                 error = (reward - (wanted - mean) / deviation).square()[:, :-1]
                 surprise = F.binary_cross_entropy_with_logits(done, ended, reduction="none")[:, :-1]
-                terms |= {"reward": 0.5 * (share * error).sum(), "done": (share * surprise).sum()}
+                terms |= {"reward": 0.5 * (counts * error).mean(), "done": (counts * surprise).mean()}
         return Losses(**terms)
 
     def _codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
