@@ -9,8 +9,8 @@ the standard error over them. 475 is what Gymnasium takes for solved; Ha & Schmi
 cart-pole.
 
 A frame shows no velocity. `blind` is a controller that sees z alone, evolved in reality; `velocity-r2` is the share of
-the variance of both velocities that a linear map finds in [z, h], beside what it finds in z alone, on episodes of random
-actions, the map fitted on others.
+the variance of both velocities that a linear map finds in [z, h], beside what it finds in z alone, on episodes of
+random actions, the map fitted on others.
 
 Every part is kept, and the same command goes on after an interruption.
 """
@@ -148,7 +148,7 @@ def main(
     }
     seconds = time.perf_counter() - started
     recipe = (
-        f"{rounds} rounds of {frames} frames, {steps} steps and {generations} generations of {POPULATION} in the dream, "
+        f"{rounds} rounds of {frames} frames, {steps} steps and {generations} dreamt generations of {POPULATION}, "
         f"{real_generations} in reality; {EPISODES} episodes a controller; {trials} trials"
     )
     for name, figure in figures.items():

@@ -85,6 +85,7 @@ def dream(
         "rounds": rounds,
         "clip": clip,
         "steps": steps,
+        "generations": generations,
         "population": population,
         "episodes": episodes,
         "temperature": temperature,
