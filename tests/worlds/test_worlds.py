@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -265,6 +266,14 @@ def test_the_verb_makes_everything_and_goes_on_after_an_interruption(tmp_path, m
 def test_what_is_typed_wrongly_is_said_in_a_line(capsys, tmp_path):
     assert main(["dream", "CartPole-v1", "--trials", "1", "--out", str(tmp_path)]) == 2
     assert "trials is 1: give at least 2" in capsys.readouterr().err
+
+
+def test_without_the_extra_it_is_named(monkeypatch, tmp_path):
+    for name in [name for name in sys.modules if name.startswith("tacit.worlds")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(TacitError, match=r"gymnasium is not installed: pip install 'tacit\[world\]'"):
+        dream(out=tmp_path / "dream")
 
 
 def test_the_picture_shows_a_single_episode(model, cart_pole, tmp_path):

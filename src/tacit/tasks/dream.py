@@ -161,10 +161,9 @@ def beside(model: WorldModel, seen: Rollouts, clip: int, path: Path) -> Path:
     # One that tells of a single episode, where there is one.
     row = int(data.target[:, 1:, -1].sum(1).argmin())
     x, target = data.x[row : row + 1], data.target[row : row + 1]
-    known = (torch.arange(clip) < min(_GIVEN, clip - 1)).view(-1, 1, 1, 1).expand(model.space.shape)
-    with torch.no_grad():
-        done = model.complete(x.repeat(_DREAMS, 1, 1, 1, 1), known, target=target.repeat(_DREAMS, 1, 1))
-        rows = torch.cat([x, model.decode(model.encode(x)), done])
+    given = x[:, : min(_GIVEN, clip - 1)].repeat(_DREAMS, 1, 1, 1, 1)
+    dreams = model.decode(model.dream(given, target.repeat(_DREAMS, 1, 1)))
+    rows = torch.cat([x, model.decode(model.encode(x)), dreams])
     pictures.strips(rows[:, ::_STRIDE], model.space.levels or 256).save(path)
     return path
 

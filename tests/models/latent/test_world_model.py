@@ -166,6 +166,7 @@ def test_completions_follow_the_actions():
         dreams.append(model.complete(data.x, known, target=target))
     assert torch.equal(dreams[0], dreams[2]) and not torch.equal(dreams[0], dreams[1])
     assert all(torch.equal(dream[:, :2], data.x[:, :2]) for dream in dreams)
+    assert model.complete(data.x, torch.zeros_like(known), target=left).shape == data.x.shape
     with pytest.raises(TacitError, match="known must be whole frames, from the first on"):
         model.complete(data.x, ~known)
 

@@ -267,6 +267,7 @@ class WorldModel(Model):
         Raises:
             TacitError: `known` is no bool mask of a clip, or says anything but that whole frames, the first, are known.
         """
+        x = self.space.check_values(x)
         if tuple(known.shape) != self.space.shape or known.dtype != torch.bool:
             raise TacitError(
                 f"known is {str(known.dtype).removeprefix('torch.')} of shape {tuple(known.shape)}: give a bool mask "
@@ -275,13 +276,24 @@ class WorldModel(Model):
         frames = int(known.flatten(1).all(1).sum())
         if bool(known[frames:].any()):
             raise TacitError("known must be whole frames, from the first on: a dream goes forward")
-        x = self.space.check_values(x)
-        actions, first = self._control(target, len(x))
-        z, _ = self._codes(x[:, :frames]) if frames else (x.new_zeros(len(x), 0, self.latent).float(), None)
-        memory = self._follow(z, actions[:, :frames], first[:, :frames])[2] if frames else self.start(len(x))
         if frames == len(known):
             return x.clone()
-        return torch.cat([x[:, :frames], self._observed(self._dream(memory, actions[:, frames:], temperature))], 1)
+        z = self.dream(x[:, :frames], target, temperature=temperature)
+        return torch.cat([x[:, :frames], self._observed(z[:, frames:])], 1)
+
+    @torch.no_grad()
+    def dream(self, begun: Tensor, target: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+        """Codes of clips, (batch, frames, latent), of which the first frames, (batch, begun, …), are given.
+
+        Those of the given frames are drawn from q, those after them from M, while the target's actions are taken.
+        """
+        actions, first = self._control(target, len(begun))
+        count = begun.shape[1]
+        if not count:
+            return self._dream(self.start(len(begun)), actions, temperature)
+        z, _ = self._codes(begun)
+        memory = self._follow(z, actions[:, :count], first[:, :count])[2]
+        return torch.cat([z, self._dream(memory, actions[:, count:], temperature)], 1)
 
     def _dream(self, memory: Memory, actions: Tensor, temperature: float) -> Tensor:
         """Codes drawn one after the other, (batch, frames, latent), while these actions are taken."""
