@@ -192,8 +192,8 @@ def test_the_dream_is_a_gymnasium_environment(model):
 
 def test_dreams_end_as_often_as_m_says(model):
     with torch.no_grad():
-        model.events.weight.zero_()
-        model.events.bias.copy_(torch.tensor([2.0, math.log(0.25 / 0.75)]))
+        model.events[-1].weight.zero_()
+        model.events[-1].bias.copy_(torch.tensor([2.0, math.log(0.25 / 0.75)]))
         model.reward_moments.copy_(torch.tensor([5.0, 3.0]))
     dreams = Dreams(model, Actions.of(gymnasium.spaces.Discrete(2)), limit=200)
     total = returns(dreams, None, 2000, 0)

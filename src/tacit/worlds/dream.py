@@ -48,8 +48,9 @@ class Dreams:
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Take actions as numbers, (count, size): features, rewards and whether the episode ended, (count,)."""
         self.memory = self.model.remember(self.memory, self.z, actions)
-        reward, done = self.model.consequences(self.memory)
-        return self._features(), reward, torch.rand_like(done) < done.sigmoid()
+        features = self._features()
+        reward, done = self.model.consequences(self.memory, self.z)
+        return features, reward, torch.rand_like(done) < done.sigmoid()
 
     @torch.no_grad()
     def _features(self) -> Tensor:

@@ -147,9 +147,10 @@ def test_rewards_are_in_the_users_unit_and_actions_not_given_are_the_datas():
     model, data = built(actions=2), clips()
     model.adapt(data)
     with torch.no_grad():
-        model.events.weight.zero_()
-        model.events.bias.zero_()
-    assert model.consequences(model.start(1))[0].item() == pytest.approx(data.target[..., 2].mean().item())
+        for p in model.events[-1].parameters():
+            p.zero_()
+    reward, _ = model.consequences(model.start(1), torch.randn(1, 3))
+    assert reward.item() == pytest.approx(data.target[..., 2].mean().item())
     assert torch.equal(model._control(None, 5)[0].sum(2), torch.ones(5, 6))
     assert torch.isfinite(model.log_prob(data.x)).all()
     assert model.embed(data.x, data.target).shape == (8, 3 + 6)

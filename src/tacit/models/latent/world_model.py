@@ -14,7 +14,8 @@ are a density of clips: with M as the prior of all codes,
 
     log p(x | a) ≥ E_q[Σ_t log p(x_t|z_t) + log p(z_t | z_<t, a_<t) − log q(z_t|x_t)].
 
-Beside h the mixture sees z_{t−1} itself, since little changes from a frame to the next.
+Beside h the mixture sees z_{t−1} itself, since little changes from a frame to the next. Rewards and ends are given
+z_{t+1} beside h_{t+1}: what ends an episode is mostly to be seen, and so a dream ends where it shows an end.
 
 References
 ----------
@@ -106,7 +107,7 @@ class WorldModel(Model):
         self.begin = nn.Parameter(torch.zeros(2 if actions else 1, 2, memory))
         self.next = nn.Linear(memory + latent, self.mixture.parameters * latent)
         if actions:
-            self.events = nn.Linear(memory, 2)
+            self.events = nn.Sequential(nn.Linear(memory + latent, memory), nn.SiLU(), nn.Linear(memory, 2))
             self.register_buffer("habits", torch.zeros(_HABITS, actions))
             self.register_buffer("reward_moments", torch.tensor([0.0, 1.0]))
 
@@ -127,9 +128,12 @@ class WorldModel(Model):
         h, cell = self.cell(torch.cat([z, action], 1), (memory.h, memory.cell))
         return Memory(h, cell, z)
 
-    def consequences(self, memory: Memory) -> tuple[Tensor, Tensor]:
-        """The expected reward of the last action, and the logit of its having ended the episode: (batch,) each."""
-        reward, done = self.events(memory.h).float().unbind(1)
+    def consequences(self, memory: Memory, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The expected reward of the last action, and the logit of its having ended the episode: (batch,) each.
+
+        `z` is the code of what is seen after it, (batch, latent).
+        """
+        reward, done = self.events(torch.cat([memory.h, z], 1)).float().unbind(1)
         mean, deviation = self.reward_moments
         return mean + deviation * reward, done
 
@@ -214,14 +218,14 @@ class WorldModel(Model):
             "code": -self._code_log_prob(mixtures, z).mean(),
         }
         if self.actions:
-            reward, done = self.events(after).float().unbind(2)
+            reward, done = self.events(torch.cat([after[:, :-1], z[:, 1:]], 2)).float().unbind(2)
             if batch.target is not None:
-                _, wanted, ended, _ = self._parts(batch.target)
-                # Nothing followed the last frame of an episode; what followed the last of the clip is not known.
+                _, wanted, ended, _ = self._parts(batch.target[:, :-1])
+                # Nobody acts on the last frame of an episode; what follows the last of the clip is not known.
                 counts = 1 - first[:, 1:].float()
                 mean, deviation = self.reward_moments
-                error = (reward - (wanted - mean) / deviation).square()[:, :-1]
-                surprise = F.binary_cross_entropy_with_logits(done, ended, reduction="none")[:, :-1]
+                error = (reward - (wanted - mean) / deviation).square()
+                surprise = F.binary_cross_entropy_with_logits(done, ended, reduction="none")
                 terms |= {"reward": 0.5 * (counts * error).mean(), "done": (counts * surprise).mean()}
         return Losses(**terms)
 
