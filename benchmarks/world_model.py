@@ -3,9 +3,9 @@
     python benchmarks/world_model.py
 
 Gymnasium's CartPole-v1 as 24 × 64 grey frames and nothing else; 1 is paid for every frame until the pole leaves ±12°,
-500 at most. V and M learn from rollouts of random actions alone. Every controller is judged by the same number of episodes that no evolution saw, and uncertainty is
-the standard error over them. 475 is what Gymnasium takes for solved; Ha & Schmidhuber (2018) have no figures for
-cart-pole.
+500 at most. V and M learn from rollouts of random actions alone. Every controller is judged by the same number of
+episodes that no evolution saw, and uncertainty is the standard error over them. 475 is what Gymnasium takes for solved;
+Ha & Schmidhuber (2018) have no figures for cart-pole.
 
 A frame shows no velocity. `blind` is a controller that sees z alone, evolved in reality; `velocity-r2` is the share of
 the variance of both velocities that a linear map finds in [z, h], beside what it finds in z alone, on episodes of
