@@ -6,7 +6,7 @@ import torch
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from tacit.data import Dataset
-from tacit.errors import DataError, TacitError
+from tacit.errors import DataError, SpaceError, TacitError
 from tacit.model import Batch
 from tacit.models.latent.world_model import WorldModel
 from tacit.spaces import Video
@@ -185,6 +185,8 @@ def test_errors_say_what_to_give():
         WorldModel(SPACE, memory=0)
     with pytest.raises(TacitError, match="actions is -1: give at least 0"):
         WorldModel(SPACE, actions=-1)
+    with pytest.raises(SpaceError, match="clips of 1 frame do not show what an action does"):
+        WorldModel(Video(1, 1, 4, 4), actions=2)
     bare = clips()
     with pytest.raises(DataError, match=r"a target of \(6, 6\) is needed for 3 actions and clips has one of \(6, 5\)"):
         built(actions=3).adapt(bare)

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from tacit.data import Dataset
 from tacit.distributions import GaussianMixture
-from tacit.errors import DataError, TacitError, check_at_least
+from tacit.errors import DataError, SpaceError, TacitError, check_at_least
 from tacit.model import Batch, Losses, Model, Recipe
 from tacit.models.latent.vae import VAE, gaussian_kl
 from tacit.nn import noise
@@ -73,6 +73,7 @@ class WorldModel(Model):
 
     Raises:
         TacitError: a number is below 1, or `actions` below 0.
+        SpaceError: there are actions, and clips of a single frame.
     """
 
     spaces = (Video,)
@@ -98,6 +99,8 @@ class WorldModel(Model):
         super().__init__(space)
         check_at_least(1, latent=latent, memory=memory, components=components, seen=seen)
         check_at_least(0, actions=actions)
+        if actions and space.frames < 2:
+            raise SpaceError("clips of 1 frame do not show what an action does: give clips of 2 or more")
         self.latent, self.actions, self.seen = latent, actions, seen
         frame = Images(space.channels, space.height, space.width, space.levels)
         self.vision = VAE(frame, latent=latent, hidden=hidden, network="conv", channels=channels)
@@ -217,16 +220,15 @@ class WorldModel(Model):
             "kl": gaussian_kl(posterior.mean, posterior.log_var).mean(),
             "code": -self._code_log_prob(mixtures, z).mean(),
         }
-        if self.actions:
+        if self.actions and batch.target is not None:
             reward, done = self.events(torch.cat([after[:, :-1], z[:, 1:]], 2)).float().unbind(2)
-            if batch.target is not None:
-                _, wanted, ended, _ = self._parts(batch.target[:, :-1])
-                # Nobody acts on the last frame of an episode; what follows the last of the clip is not known.
-                counts = 1 - first[:, 1:].float()
-                mean, deviation = self.reward_moments
-                error = (reward - (wanted - mean) / deviation).square()
-                surprise = F.binary_cross_entropy_with_logits(done, ended, reduction="none")
-                terms |= {"reward": 0.5 * (counts * error).mean(), "done": (counts * surprise).mean()}
+            _, wanted, ended, _ = self._parts(batch.target[:, :-1])
+            # Nobody acts on the last frame of an episode; what follows the last of the clip is not known.
+            counts = 1 - first[:, 1:].float()
+            mean, deviation = self.reward_moments
+            error = (reward - (wanted - mean) / deviation).square()
+            surprise = F.binary_cross_entropy_with_logits(done, ended, reduction="none")
+            terms |= {"reward": 0.5 * (counts * error).mean(), "done": (counts * surprise).mean()}
         return Losses(**terms)
 
     def _codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
