@@ -33,6 +33,7 @@ VERBS = (
     "traverse",
     "evaluate",
     "embed",
+    "dream",
     "models",
     "data",
 )

@@ -37,6 +37,7 @@ class Dataset:
         x: (rows, *space.shape) in its smallest dtype; for `Tokens` the whole stream, (characters,), of which row i is
             the window that starts at i.
         label: (rows,) int64, −1 where unlabelled; None where there are no labels at all.
+        target: (rows, …), what belongs to each row and is no observation, as the actions of a clip; None without.
         name: what the user called it.
         class_names: names of the labels 0, 1, …
         vocabulary: the symbols of a `Tokens` stream, by number.
@@ -56,6 +57,7 @@ class Dataset:
     source: dict[str, Any] | None = None
     skipped: tuple[str, ...] = ()
     mapped: bool = False
+    target: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self) < 1:
@@ -88,18 +90,19 @@ class Dataset:
     def batch(self, index: Tensor) -> Batch:
         """The batch of the rows `index` (batch,)."""
         label = None if self.label is None else self.label[index.to(self.label.device)].to(index.device)
-        return Batch(self[index], index, label)
+        target = None if self.target is None else self.target[index.to(self.target.device)].to(index.device)
+        return Batch(self[index], index, label, target)
 
     def take(self, index: Tensor | slice) -> Dataset:
         """The data set of these rows alone. For a stream, `index` must be a slice of characters."""
-        label = None if self.label is None else self.label[index]
+        label, target = (None if part is None else part[index] for part in (self.label, self.target))
         x = Rows.of(self.x, index) if self.mapped and isinstance(index, Tensor) else self.x[index]
-        return replace(self, x=x, label=label, official={})
+        return replace(self, x=x, label=label, target=target, official={})
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data on another device; what lies on disk stays there, and only its batches move."""
-        label = None if self.label is None else self.label.to(device)
-        return replace(self, x=self.x if self.mapped else self.x.to(device), label=label)
+        label, target = (None if part is None else part.to(device) for part in (self.label, self.target))
+        return replace(self, x=self.x if self.mapped else self.x.to(device), label=label, target=target)
 
     def shuffled(self, size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """One epoch of row numbers in random order, `size` at a time; what is left over waits for the next epoch.
@@ -176,4 +179,6 @@ class Dataset:
             start = i * (rows - stretch) // max(1, count - 1)
             part = self.x[start : start + stretch]
             digest.update((part.float() if table else part).cpu().contiguous().numpy().tobytes())
+        if self.target is not None:
+            digest.update(self.target.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
