@@ -55,7 +55,7 @@ class VectorQuantised(Conditional):
     """A model of one or more maps of codes, the coarsest first. A model writes `_levels` and `_output`.
 
     It sets `likelihood`, `codebooks`, `priors`, the maps' `sizes`, the weight of the commitment `beta`, and `names`,
-    which tell its maps apart in the log.
+    which tell its maps apart in the log; `_projections` are the layers whose outputs are quantised.
     """
 
     spaces = (Images,)
@@ -73,6 +73,9 @@ class VectorQuantised(Conditional):
         """The maps of observations, (batch, *shape)."""
         raise NotImplementedError
 
+    def _projections(self) -> list[nn.Conv2d]:
+        raise NotImplementedError
+
     def _output(self, maps: list[Tensor]) -> Tensor:
         """What the decoder makes of quantised maps, (batch, features, height, width) each, for the likelihood."""
         raise NotImplementedError
@@ -82,12 +85,16 @@ class VectorQuantised(Conditional):
     def adapt(self, data: Dataset) -> None:
         """Take the classes' shares and the entries' marginals; start the codebooks at outputs of the encoder.
 
+        Those are made of mean 0 and variance 1 first. A new encoder's are so small that after a few steps all of them
+        would lie far from the codebook, and near to the same few vectors of it.
+
         Raises:
             DataError: a codebook is larger than what there is to quantise.
         """
         super().adapt(data)
         self.likelihood.adapt(data)
-        for i, ((height, width), codebook) in enumerate(zip(self.sizes, self._codebooks(), strict=True)):
+        levels = zip(self.sizes, self._codebooks(), self._projections(), strict=True)
+        for i, ((height, width), codebook, projection) in enumerate(levels):
             codes, places = len(codebook.vectors), height * width
             if codes > len(data) * places:
                 raise DataError(
@@ -97,7 +104,12 @@ class VectorQuantised(Conditional):
             x = data.observations(max(64, 16 * codes // places)).to(self.device)
             with torch.no_grad():
                 outputs = torch.cat([self._levels(part)[i].outputs for part in x.split(64)])
-                codebook.adapt(outputs.movedim(1, -1).flatten(0, -2))
+                rows = outputs.movedim(1, -1).flatten(0, -2)
+                deviation, mean = torch.std_mean(rows, 0)
+                deviation = torch.where(deviation > 1e-6, deviation, 1.0)
+                projection.weight.div_(deviation[:, None, None, None])
+                cast(Tensor, projection.bias).sub_(mean).div_(deviation)
+                codebook.adapt((rows - mean) / deviation)
 
     def players(self) -> dict[str, dict[str, Any]]:
         prior = set(self.priors.parameters())

@@ -93,5 +93,8 @@ class VQVAE(VectorQuantised):
     def _levels(self, x: Tensor) -> list[Level]:
         return [Level.of(self.encoder(self.likelihood.seen(x)), self._codebooks()[0])]
 
+    def _projections(self) -> list[nn.Conv2d]:
+        return [self.encoder[-1]]  # type: ignore[list-item]
+
     def _output(self, maps: list[Tensor]) -> Tensor:
         return self.decoder(maps[0])

@@ -102,6 +102,9 @@ class VQVAE2(VectorQuantised):
         bottom = self.joint(torch.cat([h, self.top_decoder(top.quantised)], 1))
         return [top, Level.of(bottom, self._codebooks()[1])]
 
+    def _projections(self) -> list[nn.Conv2d]:
+        return [self.top_encoder[-1], self.joint]  # type: ignore[list-item]
+
     def _output(self, maps: list[Tensor]) -> Tensor:
         top, bottom = maps
         return self.decoder(torch.cat([self.top_decoder(top), bottom], 1))
