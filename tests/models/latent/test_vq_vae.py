@@ -136,7 +136,7 @@ def test_two_processes_learn_the_codebook_of_one(tmp_path):
     for name, value in one.items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-6)
-    assert int(one["idle"].max()) > 2, "some were revived"
+    assert int(one["idle"].max()) >= 2, "some were restarted"
 
 
 # -- the networks and the prior ---------------------------------------------------------------------------------------
