@@ -38,9 +38,6 @@ from tacit.nn.gated import GatedLayer, LayerState, draw_through
 from tacit.nn.masked import ConvCache, MaskedConv2d, channel_groups
 from tacit.spaces import Images
 
-# Images that one pass of the decoder takes where many samples of z are weighted.
-_AT_ONCE = 256
-
 
 class PixelVAE(Model):
     """Variational autoencoder with a PixelCNN for its decoder.
@@ -170,14 +167,15 @@ class PixelVAE(Model):
         check_at_least(1, samples=samples)
         x, _ = self.likelihood.entries(self.space.check_values(x))
         posterior = self._posterior(x)
-        at_once = max(1, _AT_ONCE // len(x))
-        total = torch.full((len(x),), -math.inf, device=x.device)
-        for count in [at_once] * (samples // at_once) + [samples % at_once] * (samples % at_once > 0):
+
+        def log_weights(count: int) -> Tensor:
             z, log_ratio = posterior.draw(noise.randn(len(x), count, self.latent, device=x.device))
             copies = x.repeat_interleave(count, 0)
-            log_likelihood = self.likelihood.log_prob(self._output(copies, z.flatten(0, 1)), copies).view(len(x), count)
-            total = torch.logaddexp(total, (log_likelihood + log_ratio).logsumexp(1))
-        return total - math.log(samples)
+            return (
+                self.likelihood.log_prob(self._output(copies, z.flatten(0, 1)), copies).view(len(x), count) + log_ratio
+            )
+
+        return self.likelihood.log_mean_weight(log_weights, samples, len(x))
 
     @torch.no_grad()
     def importance_weighted(self, x: Tensor, samples: int = 1000) -> Tensor:
