@@ -133,11 +133,11 @@ def test_caches_choose_what_full_passes_choose(space, arguments):
 def test_loss_is_the_negative_elbo_and_says_how_the_nats_divide():
     space = Images(1, 3, 3, 2)
     model = random_model(space)
-    x = images(space, 1).repeat(40_000, 1, 1, 1)
+    x = images(space, 1).repeat(10_000, 1, 1, 1)
     with torch.no_grad():
         losses = model.loss(Batch(x, torch.arange(len(x))))
         elbo = model.log_prob(x).mean()
-    assert losses.total.item() == pytest.approx(-elbo.item(), abs=0.08)
+    assert losses.total.item() == pytest.approx(-elbo.item(), abs=0.05)
     assert losses.total.item() == pytest.approx((losses["reconstruction"] + losses["kl"]).item(), rel=1e-5)
     assert losses["share_in_z"].item() == pytest.approx((losses["kl"] / losses.total).item())
 

@@ -32,7 +32,7 @@ from tacit.errors import TacitError, check_at_least
 from tacit.model import Batch, Losses, Model, Recipe
 from tacit.models.latent._likelihood import Likelihood
 from tacit.models.latent._residual import halved, residual_decoder, residual_encoder
-from tacit.models.latent.vae import Posterior, gaussian_kl
+from tacit.models.latent.vae import Posterior
 from tacit.nn import noise
 from tacit.nn.gated import GatedLayer, LayerState, draw_through
 from tacit.nn.masked import ConvCache, MaskedConv2d, channel_groups
@@ -151,7 +151,7 @@ class PixelVAE(Model):
         posterior = self._posterior(x)
         z, _ = posterior.draw(noise.randn_like(posterior.mean))
         reconstruction = -self.likelihood.log_prob(self._output(x, z), x).mean()
-        kl = gaussian_kl(posterior.mean, posterior.log_var).mean()
+        kl = posterior.kls().sum(1).mean()
         total = reconstruction + kl
         return Losses(total=total, reconstruction=reconstruction, kl=kl, share_in_z=kl / total)
 
