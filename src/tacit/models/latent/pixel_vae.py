@@ -13,6 +13,7 @@ References
 - Gulrajani, Kumar, Ahmed, Taiga, Visin, Vazquez & Courville (2017), PixelVAE: A latent variable model for natural
   images, arXiv:1611.05013
 - van den Oord et al. (2016), Conditional image generation with PixelCNN decoders, arXiv:1606.05328, §2.3 (the layers)
+- Bowman et al. (2016), Generating sentences from a continuous space, arXiv:1511.06349 (annealing)
 - Burda, Grosse & Salakhutdinov (2016), Importance weighted autoencoders, arXiv:1509.00519 (the tighter bound)
 """
 
@@ -29,7 +30,7 @@ from torch.nn import functional as F
 
 from tacit.data import Dataset
 from tacit.errors import TacitError, check_at_least
-from tacit.model import Batch, Losses, Model, Recipe
+from tacit.model import Batch, Losses, Model, Progress, Recipe
 from tacit.models.latent._likelihood import Likelihood
 from tacit.models.latent._residual import halved, residual_decoder, residual_encoder
 from tacit.models.latent.vae import Posterior
@@ -54,15 +55,20 @@ class PixelVAE(Model):
         kernel: side of the others', odd too.
         readout_features: feature maps of the two 1 × 1 layers that end it.
         components: logistics of a pixel's mixture, for images of more than two levels.
+        anneal: steps over which the weight of the KL divergence rises from 0: pixels are learnt from one another sooner
+            than from z, which would be given up before it says anything.
 
     Raises:
-        TacitError: a number is below 1, there are fewer features than colours, or a kernel's side is even.
+        TacitError: a number is below 1, `anneal` is below 0, there are fewer features than colours, or a kernel's side
+            is even.
     """
 
     spaces = (Images,)
     recipe = Recipe(batch_size=32, learning_rate=2e-3, schedule="cosine", warmup=200, clip=1.0, ema=0.999)
     appetite = 5.0
     density = "bound"
+
+    annealed: Tensor
 
     def __init__(
         self,
@@ -79,16 +85,18 @@ class PixelVAE(Model):
         kernel: int = 3,
         readout_features: int = 64,
         components: int = 5,
+        anneal: int = 1000,
     ):
         super().__init__(space)
         check_at_least(1, latent=latent, hidden=hidden, halvings=halvings, context=context, layers=layers)
         check_at_least(1, components=components, first=first, kernel=kernel)
-        check_at_least(0, blocks=blocks)
+        check_at_least(0, blocks=blocks, anneal=anneal)
         check_at_least(space.channels, features=features, readout_features=readout_features)
         for name, side in (("first", first), ("kernel", kernel)):
             if side % 2 == 0:
                 raise TacitError(f"{name} is {side}: give an odd number, so that the kernel has a middle")
-        self.latent = latent
+        self.latent, self.anneal = latent, anneal
+        self.register_buffer("annealed", torch.tensor(0.0 if anneal else 1.0))
         self.likelihood = Likelihood(space, None, 1 if space.levels == 2 else components)
         sizes = halved((space.height, space.width), halvings)
         units = hidden * math.prod(sizes[-1])
@@ -146,14 +154,23 @@ class PixelVAE(Model):
         cast(Tensor, self.outputs[-1].weight).data.mul_(0.1)
 
     def loss(self, batch: Batch) -> Losses:
-        """The two parts of −ELBO: `reconstruction`, −E_q[log p(x|z)], and `kl`; beside them `share_in_z`."""
+        """The two parts of −ELBO: `reconstruction`, −E_q[log p(x|z)], and `kl`; beside them `share_in_z`.
+
+        The total is their sum; while learning, the weight of the second rises in the beginning.
+        """
         x, _ = self.likelihood.entries(batch.x)
         posterior = self._posterior(x)
         z, _ = posterior.draw(noise.randn_like(posterior.mean))
         reconstruction = -self.likelihood.log_prob(self._output(x, z), x).mean()
         kl = posterior.kls().sum(1).mean()
-        total = reconstruction + kl
-        return Losses(total=total, reconstruction=reconstruction, kl=kl, share_in_z=kl / total)
+        total = reconstruction + (self.annealed if self.training else 1.0) * kl
+        return Losses(total, reconstruction=reconstruction, kl=kl, share_in_z=kl / (reconstruction + kl))
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress) -> None:
+        """Move the weight of the KL divergence along its ramp."""
+        if self.anneal:
+            self.annealed.fill_(min(1.0, progress.step / self.anneal))
 
     # -- capabilities -------------------------------------------------------------------------------------------------
 
