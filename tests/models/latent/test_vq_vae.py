@@ -1,5 +1,6 @@
 """VQ-VAE: the quantiser is the paper's by naive loops, the bound is below the sum over all codes, caches are exact."""
 
+import copy
 import itertools
 import math
 
@@ -16,7 +17,7 @@ from tacit.models.latent._residual import halved, residual_decoder, residual_enc
 from tacit.models.latent.vq_vae import VQVAE
 from tacit.nn import noise, shares
 from tacit.spaces import Images
-from tacit.training import distributed
+from tacit.training import pictures
 from tacit.training.learner import Learner
 
 SMALL = {"codes": 8, "features": 4, "hidden": 8, "blocks": 1, "residual": 4, "prior_features": 8, "prior_layers": 1}
@@ -113,30 +114,33 @@ def test_idle_vectors_restart_at_outputs_and_rest_in_the_second_half():
     assert torch.equal(book.vectors[1:3], far)
 
 
-def _learn_share(rank_z, folder):
-    rank, world = distributed.rank(), distributed.world()
+def test_two_processes_learn_the_codebook_of_one(monkeypatch):
+    """Counts, means and restarts are those of the whole batch: exactly, but for the order in which they are summed.
+
+    The processes take turns; each one's messages are noted on a copy first.
+    """
     torch.manual_seed(0)
-    book = Codebook(16, 3, revive_after=2)
+    one, z = Codebook(16, 3, revive_after=2), torch.randn(5, 8, 3, 2, 3)
+    both = [copy.deepcopy(one) for _ in range(2)]
+
+    def learn(book, step, rank, all_reduce):
+        monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
+        with noise.shared(rank, 2, torch.Generator().manual_seed(step)):
+            book.learn(z[step, rank::2], book.nearest(z[step, rank::2]))
+
     for step in range(5):
-        common = torch.Generator().manual_seed(step)
-        with noise.shared(rank, world, common):
-            if world == 1:
-                torch.manual_seed(step)
-            z = rank_z[step, rank::world]
-            book.learn(z, book.nearest(z))
-    torch.save(book.state_dict(), f"{folder}/{world}-{rank}.pt")
-
-
-def test_two_processes_learn_the_codebook_of_one(tmp_path):
-    """Counts, means and restarts are those of the whole batch: exactly, but for the order in which they are summed."""
-    z = torch.randn(5, 8, 3, 2, 3, generator=torch.Generator().manual_seed(5))
-    _learn_share(z, tmp_path)
-    distributed.spawn(2, _learn_share, z, tmp_path)
-    one, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
-    for name, value in one.items():
-        assert torch.equal(first[name], second[name])
-        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-6)
-    assert int(one["idle"].max()) >= 2, "some were restarted"
+        torch.manual_seed(step)
+        one.learn(z[step], one.nearest(z[step]))
+        sent = [[], []]
+        for rank in range(2):
+            learn(copy.deepcopy(both[rank]), step, rank, lambda flat, to=sent[rank]: to.append(flat.clone()))
+        for rank in range(2):
+            sums = [a + b for a, b in zip(*sent, strict=True)]
+            learn(both[rank], step, rank, lambda flat, sums=sums: flat.copy_(sums.pop(0)))
+    for name, value in one.state_dict().items():
+        assert torch.equal(both[0].state_dict()[name], both[1].state_dict()[name])
+        torch.testing.assert_close(both[0].state_dict()[name], value, rtol=1e-5, atol=1e-6)
+    assert int(one.idle.max()) >= 2, "some were restarted"
 
 
 # -- the networks and the prior ---------------------------------------------------------------------------------------
@@ -294,6 +298,15 @@ def test_codebook_starts_at_different_outputs_of_unit_variance():
     z = model._levels(x)[0].outputs
     torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(4), rtol=1e-3, atol=1e-3)
     assert F.mse_loss(z.mean((0, 2, 3)), torch.zeros(4)) < 1e-6
+
+
+def test_a_picture_of_the_samples_brings_one_of_the_codebook_s_use(tmp_path):
+    space = Images(1, 8, 8, 2)
+    model = small(space)
+    model.codebooks[0].counts.copy_(torch.tensor([3.0, 1, 0, 0, 0, 0, 0, 4]))
+    assert model.code_shares()["codes"].tolist() == [0.375, 0.125, 0, 0, 0, 0, 0, 0.5]
+    pictures.draw(model, images(space, 4), Dataset(space, images(space)), tmp_path / "step-7.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codes-step-7.png", "step-7.png"]
 
 
 def test_what_it_cannot_do_it_says():
