@@ -33,7 +33,7 @@ class CodePrior(nn.Module):
         codes: values that a place can take.
         size: height and width of the map.
         features: feature maps of each of the two stacks.
-        layers: gated layers.
+        layers: gated layers; the first sees two places to each side, every other one more.
         heads: of the attention after them; 0 for none.
         classes: of the labels; None takes no labels.
         coarser: values of the coarser map's places; None for no such map.

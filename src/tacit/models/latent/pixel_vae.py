@@ -85,7 +85,7 @@ class PixelVAE(Model):
         kernel: int = 3,
         readout_features: int = 64,
         components: int = 5,
-        anneal: int = 1000,
+        anneal: int = 2000,
     ):
         super().__init__(space)
         check_at_least(1, latent=latent, hidden=hidden, halvings=halvings, context=context, layers=layers)
@@ -149,9 +149,20 @@ class PixelVAE(Model):
     # -- learning -----------------------------------------------------------------------------------------------------
 
     def adapt(self, data: Dataset) -> None:
-        """Start every entry at its own marginal, whatever z and the entries before."""
+        """Start every entry at its own marginal, whatever z and the entries before, and z at what it can say.
+
+        Posterior means are made of variance 1, their own deviations small beside it: from a z that begins as noise the
+        decoder, which learns from the pixels around at once, learns to turn away.
+        """
         self.likelihood.adapt(data)
-        cast(Tensor, self.outputs[-1].weight).data.mul_(0.1)
+        last = cast(nn.Linear, self.encoder[-1])
+        with torch.no_grad():
+            cast(Tensor, self.outputs[-1].weight).mul_(0.1)
+            deviation, mean = torch.std_mean(self.encode(data.observations(1000).to(self.device)), 0, correction=0)
+            deviation = torch.where(deviation > 1e-6, deviation, 1.0)
+            last.weight[: self.latent] /= deviation[:, None]
+            last.bias[: self.latent] = (last.bias[: self.latent] - mean) / deviation
+            last.bias[self.latent :] = -4.0
 
     def loss(self, batch: Batch) -> Losses:
         """The two parts of −ELBO: `reconstruction`, −E_q[log p(x|z)], and `kl`; beside them `share_in_z`.
