@@ -1,4 +1,4 @@
-"""Hierarchical VAE: stochastic layers above one another, whose inference climbs up and comes down like a ladder.
+"""Hierarchical VAE (ladder): stochastic layers above one another, inferred on the way up and down.
 
 An observation is made from the top: z_L ~ N(0, I), then z_i ~ p(z_i|z_{i+1}) = N(μ_i, diag σ_i²), both from a network,
 then x ~ p(x|z_1). On the way up a network gathers from x, layer by layer, what speaks for each z_i, as a Gaussian
