@@ -22,7 +22,7 @@ from tacit.model import Batch
 
 def main(
     *,
-    steps: int = 20_000,
+    steps: int = 8000,
     batch_size: int = 32,
     layers: int = 4,
     samples: int = 20,

@@ -35,7 +35,7 @@ SETTINGS = {"components": 5, "hidden": 96, "prior_features": 64, "prior_layers":
 def main(
     models: Annotated[tuple[Literal["vq-vae", "vq-vae-2"], ...], tyro.conf.Positional] = MODELS,
     *,
-    steps: int = 20_000,
+    steps: int = 12_000,
     batch_size: int = 32,
     rows: int = 10_000,
     threads: int = 1,
