@@ -32,6 +32,11 @@ def shared(rank: int, world: int, generator: torch.Generator) -> Iterator[None]:
         _Share.rank, _Share.world, _Share.generator = before
 
 
+def share() -> tuple[int, int]:
+    """The number of this process, and of how many that share the batch: (0, 1) outside of `shared`."""
+    return _Share.rank, _Share.world
+
+
 def _draw(source: Callable[..., Tensor], shape: tuple[int, ...], device: torch.device | None) -> Tensor:
     if _Share.world == 1:
         return source(shape, device=device)

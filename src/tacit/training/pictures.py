@@ -1,6 +1,7 @@
 """Samples as a picture: a grid of images or drawings, film strips or films, points, lines of text, curves of sound.
 
 A density of two columns is drawn as a map under its samples, and beside it what a grid in noise becomes in the data.
+Of a model with codebooks (`code_shares()`) a picture of its own shows how much of them is used.
 """
 
 from __future__ import annotations
@@ -138,7 +139,27 @@ def draw(model: Model, samples: Tensor, data: Dataset, path: Path) -> Path:
         drawings(samples).save(path)
     elif isinstance(data.space, Waveform):
         waves(samples, data.space.rate, path)
+    shares = getattr(model, "code_shares", None)
+    if shares is not None:
+        usage(shares(), path.with_name(f"codes-{path.name}"))
     return path
+
+
+def usage(shares: dict[str, Tensor], path: Path) -> None:
+    """How much each vector of a codebook, (codes,), is used, the most used first: one plot for each codebook."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(shares), 3), layout="constrained")
+    plots = figure.subplots(1, len(shares), squeeze=False)[0]
+    for plot, (name, share) in zip(plots, shares.items(), strict=True):
+        plot.bar(np.arange(len(share)), share.cpu().sort(descending=True).values.numpy(), width=1.0)
+        plot.axhline(1 / len(share), color="0.5", linestyle=":", label="all alike")
+        perplexity = float(torch.special.entr(share).sum().exp())
+        plot.set_title(f"{name.replace('_', ', ')}: perplexity {perplexity:.0f} of {len(share)}")
+        plot.set_xlabel("codes, the most used first")
+        plot.set_ylabel("share of places")
+        plot.legend()
+    figure.savefig(path, dpi=100)
 
 
 def waves(x: Tensor, rate: int, path: Path, most: int = 12) -> None:
