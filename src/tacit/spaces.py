@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tacit.errors import SpaceError
+from tacit.errors import SpaceError, TacitError
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +89,20 @@ class Space:
                 wrong = low if low < least else high
                 raise SpaceError(f"observations hold {wrong}, but {self} has {least} to {most}: bring them to that")
         return x
+
+    def check_known(self, known: torch.Tensor) -> torch.Tensor:
+        """Return `known` unchanged if it says of every entry of an observation, (*shape) bool, whether it is given.
+
+        Raises:
+            TacitError: it does not.
+        """
+        dtype = str(known.dtype).removeprefix("torch.")
+        if tuple(known.shape) != self.shape or dtype != "bool":
+            raise TacitError(
+                f"known is {dtype} of shape {tuple(known.shape)}: give a bool mask of shape {self.shape}, True where "
+                "entries are given"
+            )
+        return known
 
     @property
     def value_range(self) -> tuple[int, int]:

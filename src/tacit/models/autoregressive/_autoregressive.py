@@ -169,7 +169,7 @@ class Sequential(Autoregressive):
             order = torch.arange(x.shape[-1], device=self.device)
         else:
             space, order = self.space, self._drawn_order(len(x))
-        check_known(known, space)
+        space.check_known(known)
         x = space.check_values(torch.where(known.to(x.device), x, 0))
         given, order = self._given(x, known, order)
         labels = self._labels_given(x, known) if label is None else self._labels(label, len(x))
@@ -311,15 +311,6 @@ def pixel_head(space: Space, components: int) -> Head:
 def scaled(entries: Tensor, levels: int) -> Tensor:
     """Levels {0, …, levels − 1} as floats on [−1, 1], what a network sees of them."""
     return entries.float() * (2 / (levels - 1)) - 1
-
-
-def check_known(known: Tensor, space: Space) -> None:
-    """Raise TacitError unless `known` says of every entry of an observation whether it is given."""
-    if tuple(known.shape) != space.shape or known.dtype != torch.bool:
-        raise TacitError(
-            f"known is {str(known.dtype).removeprefix('torch.')} of shape {tuple(known.shape)}: give a bool mask of "
-            f"shape {space.shape}, True where entries are given"
-        )
 
 
 def guided(head: Head, conditional: Tensor, unconditional: Tensor, guidance: float, temperature: float) -> Tensor:

@@ -35,7 +35,6 @@ from tacit.capabilities import Kind
 from tacit.data import Dataset
 from tacit.errors import SpaceError, TacitError
 from tacit.model import Model
-from tacit.models.autoregressive._autoregressive import check_known
 from tacit.models.autoregressive._chow_liu import mutual_information, spanning_tree
 from tacit.models.autoregressive._elimination import Factor, eliminate, elimination_order, product
 from tacit.models.autoregressive._tables import draw_cells
@@ -333,7 +332,7 @@ class BayesNet(Model):
             TacitError: the mask is of another shape, `temperature` is not above zero, what is known cannot be, or the
                 network is too dense for an exact draw.
         """
-        check_known(known, self.space)
+        self.space.check_known(known)
         cells = self._cells(self.space.check_values(torch.where(known.to(x.device), x, 0)))
         unknown = (~known.flatten()).nonzero()[:, 0].tolist()
         every = set(range(len(self.parent)))

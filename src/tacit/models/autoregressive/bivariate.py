@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from tacit.data import Dataset
 from tacit.errors import SpaceError, check_at_least
 from tacit.model import Batch, Losses, Model, Recipe
-from tacit.models.autoregressive._autoregressive import check_known
 from tacit.models.autoregressive._tables import draw_cells
 from tacit.nn.bins import Bins
 from tacit.spaces import Vectors
@@ -130,7 +129,7 @@ class Bivariate(Model):
             SpaceError: `x` is not of the space.
             TacitError: the mask is of another shape, or `temperature` is not above zero.
         """
-        check_known(known, self.space)
+        self.space.check_known(known)
         known = known.to(x.device)
         if not known.any():
             return self.sample(len(x), temperature=temperature)

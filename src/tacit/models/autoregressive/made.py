@@ -36,7 +36,7 @@ from tacit.data import Dataset
 from tacit.distributions import Bernoulli, Categorical, DiscretisedLogisticMixture, GaussianMixture, Head
 from tacit.errors import TacitError, check_at_least
 from tacit.model import Batch, Losses, Progress, Recipe
-from tacit.models.autoregressive._autoregressive import Autoregressive, check_known, guided
+from tacit.models.autoregressive._autoregressive import Autoregressive, guided
 from tacit.nn import noise
 from tacit.nn.bijections import Standardise
 from tacit.nn.masked import MaskedLinear, degree_mask
@@ -245,7 +245,7 @@ class MADE(Autoregressive):
             TacitError: the mask is of another shape, or the only ordering has an unknown entry before a known one.
         """
         self._check_draw(temperature, guidance)
-        check_known(known, self.space)
+        self.space.check_known(known)
         mask = known.flatten().to(x.device)
         first = int(mask.sum())
         given = self.entries(self.space.check_values(torch.where(mask.view(known.shape), x, 0)))

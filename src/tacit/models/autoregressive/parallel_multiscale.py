@@ -34,7 +34,6 @@ from tacit.errors import TacitError, check_at_least
 from tacit.model import Recipe
 from tacit.models.autoregressive._autoregressive import (
     Autoregressive,
-    check_known,
     entry_head,
     guided,
     scaled,
@@ -201,7 +200,7 @@ class ParallelMultiscale(Autoregressive):
             TacitError: the mask is of another shape, or an unknown entry comes before a known one.
         """
         self._check_draw(temperature, guidance)
-        check_known(known, self.space)
+        self.space.check_known(known)
         known = known.to(x.device)
         self._check_order(known)
         x = self.space.check_values(torch.where(known, x, 0))

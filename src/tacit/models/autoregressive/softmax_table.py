@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from tacit.errors import SpaceError
 from tacit.model import Batch, Losses, Model, Recipe
-from tacit.models.autoregressive._autoregressive import check_known
 from tacit.models.autoregressive._tables import draw_cells
 from tacit.spaces import Images, Space, Tokens
 
@@ -114,7 +113,7 @@ class SoftmaxTable(Model):
             SpaceError: `x` is not of the space.
             TacitError: the mask is of another shape, or `temperature` is not above zero.
         """
-        check_known(known, self.space)
+        self.space.check_known(known)
         known = known.to(x.device)
         base = self._cell(self.space.check_values(torch.where(known, x, 0)))
         # What every state of the unknown entries adds to the number of a cell.
