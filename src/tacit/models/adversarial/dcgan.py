@@ -38,6 +38,7 @@ from tacit.nn import noise
 from tacit.nn.strided import Discriminator, Generator, to_levels, to_unit
 from tacit.spaces import Images
 
+
 class DCGAN(Model):
     """Deep convolutional generative adversarial network.
 
