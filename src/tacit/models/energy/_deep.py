@@ -78,8 +78,8 @@ class DeepEnergy(Model):
         space: images of at least 8×8 pixels, or vectors.
         channels: feature maps at half an image's size, doubled with every further halving; unused for vectors.
         hidden: widths of the network's hidden layers for vectors; unused for images.
-        step_size: of Langevin dynamics; None is 10 for images on [−1, 1], and 0.01 for standardised tables.
-        step_noise: its noise's deviation; None is 0.005 for images, and √0.02 for tables, which is temperature 1.
+        step_size: s of Langevin dynamics, on images on [−1, 1] or standardised tables.
+        step_noise: n, its noise's deviation.
         offset: whether the energy has a constant of its own.
 
     Raises:
@@ -94,8 +94,8 @@ class DeepEnergy(Model):
         space: Space,
         channels: int,
         hidden: tuple[int, ...],
-        step_size: float | None,
-        step_noise: float | None,
+        step_size: float,
+        step_noise: float,
         *,
         offset: bool,
     ):
@@ -106,14 +106,12 @@ class DeepEnergy(Model):
             self.net: Discriminator | Critic = Discriminator(
                 space, channels, nn.Identity, activation=nn.SiLU, offset=offset
             )
-            usual, self.bound = (10.0, 0.005), 1.0
         else:
             self.standardise = Standardise(*space.shape)
             self.net = Critic(space.dimensions, hidden, nn.SiLU, offset=offset)
-            usual, self.bound = (0.01, math.sqrt(0.02)), math.inf
-        self.step_size = usual[0] if step_size is None else step_size
-        self.step_noise = usual[1] if step_noise is None else step_noise
-        check_at_least(0, step_size=self.step_size, step_noise=self.step_noise)
+        check_at_least(0, step_size=step_size, step_noise=step_noise)
+        self.step_size, self.step_noise = step_size, step_noise
+        self.bound = 1.0 if isinstance(space, Images) else math.inf
 
     def adapt(self, data: Dataset) -> None:
         """Standardise tables."""

@@ -5,9 +5,10 @@ p(x) = exp(−E(x) / T) / Z with E any network. The gradient of −log p(x) is t
     E(x⁺) − E(x⁻),   x⁺ from the data, x⁻ from the model,
 
 so E is lowered where data are and raised where the model draws. Draws come from Langevin dynamics,
-x ← x − s ∇E(x) + n ε, of temperature T = n² / (2 s). The chains go on from step to step of learning in a replay buffer,
-of which each step takes some; a few of those start again from noise (Du & Mordatch 2019, §3.2), so that the energy is
-also learnt far from the data. A penalty on E² keeps the energy, whose constant is free, from drifting away (their §3.3).
+x ← x − s ∇E(x) + n ε, of temperature T = n² / (2 s). The chains go on from step to step of learning in a replay
+buffer, of which each step takes some; a few of those start again from noise (Du & Mordatch 2019, §3.2), so that the
+energy is also learnt far from the data. A penalty on E² keeps the energy, whose constant is free, from drifting away
+(their §3.3).
 
 For tables, standardised, T is 1. For images the noise is far smaller than dynamics of T = 1 would have at this step
 size, as is usual: chains then move quickly, and what is learnt is a distribution at a low temperature, which draws well
@@ -27,6 +28,8 @@ Tieleman (2008), Training restricted Boltzmann machines using approximations to 
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -61,7 +64,7 @@ class EBM(DeepEnergy):
 
     spaces = (Images, Vectors)
     recipe = Recipe(
-        batch_size=64, learning_rate=2e-4, optimiser="Adam", betas=(0.0, 0.999), schedule="cosine", clip=1.0
+        batch_size=64, learning_rate=5e-4, optimiser="Adam", betas=(0.0, 0.999), schedule="cosine", clip=1.0
     )
 
     buffer: Tensor
@@ -81,6 +84,9 @@ class EBM(DeepEnergy):
         magnitude: float = 0.01,
         burn_in: int = 100,
     ):
+        usual = (10.0, 0.005) if isinstance(space, Images) else (0.01, math.sqrt(0.02))
+        step_size = usual[0] if step_size is None else step_size
+        step_noise = usual[1] if step_noise is None else step_noise
         super().__init__(space, channels, hidden, step_size, step_noise, offset=True)
         check_at_least(1, langevin_steps=langevin_steps, chains=chains, buffer=buffer)
         check_at_least(0, restart=restart, magnitude=magnitude, burn_in=burn_in)
