@@ -153,7 +153,7 @@ class GeneratorEBM(DeepEnergy):
         share = (log_joint - log_density).softmax(1)
         return torch.einsum("bs,bs...->b...", share, away) / self.sigma() ** 2
 
-    # -- what the players minimise ---------------------------------------------------------------------------------------
+    # -- what the players minimise ------------------------------------------------------------------------------------
 
     def energy_loss(self, real: Tensor) -> Losses:
         """E on the data, (batch, *shape), minus E on as many draws; `slope` is the penalty."""
@@ -186,7 +186,7 @@ class GeneratorEBM(DeepEnergy):
         near, _ = self._about(z, 1)
         return Losses(-self._log_joint(x, near)[0].mean() - self.log_eta.sum())
 
-    # -- capabilities ---------------------------------------------------------------------------------------------------
+    # -- capabilities -------------------------------------------------------------------------------------------------
 
     def _observed(self, count: int, temperature: float = 1.0) -> Tensor:
         """Draws of the generator as the networks have them: images without the noise that learning gives the data."""
