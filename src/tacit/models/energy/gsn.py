@@ -30,6 +30,7 @@ ICML.
 
 from __future__ import annotations
 
+import itertools
 from typing import cast
 
 import torch
@@ -93,14 +94,14 @@ class GSN(Model):
         self.head = _head(space)
         sizes = (space.dimensions, *hidden)
         self.weights = nn.ParameterList(
-            nn.init.xavier_uniform_(torch.empty(below, above)) for below, above in zip(sizes, sizes[1:], strict=False)
+            nn.init.xavier_uniform_(torch.empty(below, above)) for below, above in itertools.pairwise(sizes)
         )
         self.biases = nn.ParameterList(torch.zeros(size) for size in hidden)
         # An entry's own location and scale, which start at the data's (`adapt`).
         self.entry = nn.Parameter(torch.zeros(self.head.parameters, *space.shape))
         self.register_buffer("marginal", self.entry.detach().clone())
 
-    # -- one step of the chain ------------------------------------------------------------------------------------------
+    # -- one step of the chain ----------------------------------------------------------------------------------------
 
     def _entries(self, x: Tensor) -> Tensor:
         """Observations as the head takes them: tables standardised."""
@@ -179,7 +180,7 @@ class GSN(Model):
             self.marginal.copy_(self.entry)
 
     def loss(self, batch: Batch) -> Losses:
-        """−log P(x | h_t), nats of the head's entries, averaged over the walk's steps; what is drawn has no gradient."""
+        """−log P(x | h_t), nats of the head's entries, averaged over the walk; draws have no gradient."""
         entries = self._entries(batch.x)
         current, h, total = entries, self._silent(len(entries)), 0.0
         for step in range(self.walkback):
