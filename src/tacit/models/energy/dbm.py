@@ -187,7 +187,7 @@ class DBM(Boltzmann):
     @torch.no_grad()
     def adapt(self, data: Dataset) -> None:
         """Offsets, biases and chains of the visible units from the pixels' frequencies."""
-        on = sum(data[index].flatten(1).double().sum(0).cpu() for index in data.ordered(4096))
+        on = torch.stack([data[index].flatten(1).double().sum(0).cpu() for index in data.ordered(4096)]).sum(0)
         # One imagined observation of each value.
         mean = ((on + 1) / (len(data) + 2)).to(self.centre)
         self.centre.copy_(mean)

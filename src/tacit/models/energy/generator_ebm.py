@@ -99,7 +99,7 @@ class GeneratorEBM(DeepEnergy):
         self.generator: nn.Module = (
             Generator(space, latent, channels, nn.Identity)
             if isinstance(space, Images)
-            else nn.Sequential(hidden_layers(latent, hidden), nn.Linear((latent, *hidden)[-1], *space.shape))
+            else nn.Sequential(hidden_layers(latent, hidden), nn.Linear((latent, *hidden)[-1], space.dimensions))
         )
         self.log_sigma = nn.Parameter(torch.tensor(math.log(0.1)))
         self.log_eta = nn.Parameter(torch.full((latent,), math.log(0.1)))

@@ -69,6 +69,8 @@ class GSN(Model):
     recipe = Recipe(batch_size=100, learning_rate=1e-3, schedule="cosine", ema=0.999)
     space: Images | Vectors
 
+    marginal: Tensor
+
     def __init__(
         self,
         space: Images | Vectors,
@@ -182,14 +184,14 @@ class GSN(Model):
     def loss(self, batch: Batch) -> Losses:
         """−log P(x | h_t), nats of the head's entries, averaged over the walk; draws have no gradient."""
         entries = self._entries(batch.x)
-        current, h, total = entries, self._silent(len(entries)), 0.0
+        current, h, losses = entries, self._silent(len(entries)), []
         for step in range(self.walkback):
             h = self._stepped(self._seen(self._corrupted(current)), h)
             parameters = self._given(h)
-            total = total + self.head.log_prob(parameters, entries).flatten(1).sum(1).mean()
+            losses.append(-self.head.log_prob(parameters, entries).flatten(1).sum(1).mean())
             if step + 1 < self.walkback:
                 current = self._drawn(parameters.detach())
-        return Losses(reconstruction=-total / self.walkback)
+        return Losses(reconstruction=torch.stack(losses).mean())
 
     # -- capabilities -------------------------------------------------------------------------------------------------
 
@@ -237,14 +239,19 @@ class GSN(Model):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Hidden layers after a step for each of them without any noise, side by side: (batch, hidden units)."""
-        entries = self._entries(x)
-        return torch.cat(self._settled(entries), 1).float()
+        return torch.cat(self._settled(self._entries(x)), 1).float()
 
     def _settled(self, entries: Tensor) -> list[Tensor]:
         h = self._silent(len(entries))
         for _ in self.weights:
             h = self._stepped(self._seen(entries), h, noisy=False)
         return h
+
+    @torch.no_grad()
+    def surprise(self, x: Tensor) -> Tensor:
+        """−log P(x | h) of the noise-free hidden layers, nats of the head's entries, (batch,): an anomaly score."""
+        entries = self._entries(x)
+        return -self.head.log_prob(self._given(self._settled(entries)), entries).flatten(1).sum(1)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
