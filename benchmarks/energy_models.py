@@ -9,9 +9,9 @@ Its recipe is chosen on the validation part. The Gaussian RBM is measured in bit
 
 Samples of models of Fashion-MNIST are judged by their Fréchet distance to its test images in the features of a
 classifier of its labels, named by the hash of its weights: it is not "FID". Beside it, in the same run, samples of
-tacit's Gaussian mixture of the pixels, and real training images, whose distance is the floor. Anomalies are MNIST's test
-images among Fashion-MNIST's: the area under the curve of the model's energy, where 0.5 is chance, and beside it of the
-mixture's density. Neither measure was looked at when recipes were chosen.
+tacit's Gaussian mixture of the pixels, and real training images, whose distance is the floor. Anomalies are MNIST's
+test images among Fashion-MNIST's: the area under the curve of the model's energy, where 0.5 is chance, and beside it
+of the mixture's density. Neither measure was looked at when recipes were chosen.
 """
 
 from __future__ import annotations

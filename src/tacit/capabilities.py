@@ -72,7 +72,7 @@ class Classifies(Protocol):
 
 @runtime_checkable
 class HasEnergy(Protocol):
-    """`energy(x)`: (batch, *space.shape) -> (batch,), −log p(x) up to a constant nobody knows: higher is stranger."""
+    """`energy(x)`: (batch, *space.shape) -> (batch,), which falls as p(x) rises: higher is stranger."""
 
     def energy(self, x: Tensor) -> Tensor: ...
 

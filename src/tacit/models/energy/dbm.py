@@ -1,4 +1,4 @@
-"""Deep Boltzmann machine: layers of binary hidden units, mean-field inference, persistent chains, annealed log Z.
+"""Deep Boltzmann machine: layers of binary hidden units, mean-field inference, persistent chains.
 
 An undirected model of binary images v = h⁰ and hidden layers h¹ … h^L, linked between neighbours alone:
 

@@ -1,4 +1,4 @@
-"""Deep energy-based model: a network gives each observation an energy, and Langevin chains draw from it.
+"""Deep energy-based model: a network gives each observation an energy; Langevin chains draw from it.
 
 p(x) = exp(−E(x) / T) / Z with E any network. The gradient of −log p(x) is that of
 
