@@ -65,6 +65,7 @@ class GeneratorEBM(DeepEnergy):
         samples: importance samples of z for each score.
         temperature: T; None is 1 for vectors and 0.001 for images.
         penalty: weight of the energy's squared slope at the data.
+        energy_rate: learning rate of the energy; lower than the recipe's, so that the generator keeps up with it.
         refine: Langevin steps by the energy after the generator.
         burn_in: Langevin steps of a completion.
 
@@ -74,7 +75,7 @@ class GeneratorEBM(DeepEnergy):
     """
 
     spaces = (Images, Vectors)
-    recipe = Recipe(batch_size=64, learning_rate=2e-4, optimiser="Adam", betas=(0.0, 0.9), ema=0.999)
+    recipe = Recipe(batch_size=64, learning_rate=5e-4, optimiser="Adam", betas=(0.0, 0.9), ema=0.999)
 
     def __init__(
         self,
@@ -86,16 +87,19 @@ class GeneratorEBM(DeepEnergy):
         samples: int = 20,
         temperature: float | None = None,
         penalty: float = 0.1,
+        energy_rate: float = 1e-4,
         refine: int = 0,
         burn_in: int = 100,
     ):
         if temperature is None:
             temperature = 1e-3 if isinstance(space, Images) else 1.0
-        check_at_least(0, temperature=temperature, penalty=penalty, refine=refine, burn_in=burn_in)
+        check_at_least(
+            0, temperature=temperature, penalty=penalty, energy_rate=energy_rate, refine=refine, burn_in=burn_in
+        )
         check_at_least(1, latent=latent, samples=samples)
         super().__init__(space, channels, hidden, _STEP, math.sqrt(2 * _STEP * temperature), offset=False)
         self.latent, self.samples, self.temperature = latent, samples, temperature
-        self.penalty, self.refine, self.burn_in = penalty, refine, burn_in
+        self.penalty, self.energy_rate, self.refine, self.burn_in = penalty, energy_rate, refine, burn_in
         self.generator: nn.Module = (
             Generator(space, latent, channels, nn.Identity)
             if isinstance(space, Images)
@@ -106,7 +110,7 @@ class GeneratorEBM(DeepEnergy):
 
     def players(self) -> dict[str, dict[str, Any]]:
         return {
-            "energy": {"params": list(self.net.parameters())},
+            "energy": {"params": list(self.net.parameters()), "lr": self.energy_rate},
             "generator": {"params": [*self.generator.parameters(), self.log_sigma]},
             "posterior": {"params": [self.log_eta]},
         }
