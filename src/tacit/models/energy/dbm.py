@@ -47,7 +47,7 @@ from tacit.nn import noise
 from tacit.spaces import Images
 
 # Deviation of the first weights, with which inputs of hidden units begin at the order of 1.
-_DEVIATION = 0.05
+_DEVIATION = 0.02
 
 
 class DBM(Boltzmann):
@@ -70,7 +70,7 @@ class DBM(Boltzmann):
 
     spaces: ClassVar = (Images,)
     recipe: ClassVar[Recipe] = Recipe(
-        batch_size=100, learning_rate=0.05, optimiser="SGD", momentum=0.0, schedule="cosine"
+        batch_size=100, learning_rate=0.02, optimiser="SGD", momentum=0.0, schedule="cosine"
     )
 
     chains: Tensor
@@ -207,7 +207,15 @@ class DBM(Boltzmann):
         if self.training:
             chains = self._gibbs(chains, self.gibbs_steps, noise.rand_alike)
             self.chains.copy_(torch.cat(chains, 1))
-        return Losses(energy_gap=self._energy(inferred).mean() - self._energy(chains).mean())
+        return Losses(energy_gap=self._energy(inferred).mean() - self._energy(self._smoothed(chains)).mean())
+
+    @torch.no_grad()
+    def _smoothed(self, s: list[Tensor]) -> list[Tensor]:
+        """A state whose even layers are their means given the odd ones: the same gradient with far less noise."""
+        means = list(s)
+        for layer in range(0, len(s), 2):
+            means[layer] = torch.sigmoid(self.biases[layer] + self._coupling(s, layer))
+        return means
 
     # -- the partition function ----------------------------------------------------------------------------------------
 
@@ -260,7 +268,7 @@ class DBM(Boltzmann):
         return F.softplus(self.base_rate.double()).sum() + sum(self.sizes[1:]) * math.log(2) + ratio, error
 
     def _slope(self) -> Tensor:
-        return -self._energy(self._layers(self.chains)).mean()
+        return -self._energy(self._smoothed(self._layers(self.chains))).mean()
 
     # -- capabilities -------------------------------------------------------------------------------------------------
 
