@@ -82,7 +82,7 @@ def test_it_learns_where_a_table_is() -> None:
     torch.manual_seed(0)
     x = torch.randn(2000, 2) @ torch.tensor([[1.0, 0.9], [0.0, 0.4]]) * 5 + 20
     data = Dataset(Vectors(2), x)
-    model = GeneratorEBM(Vectors(2), latent=2, hidden=(32,), samples=10, energy_rate=1e-3).train()
+    model = GeneratorEBM(Vectors(2), latent=2, hidden=(32,), samples=10, energy_rate=2e-3).train()
     model.adapt(data)
     learner = Learner(model, model.recipe.__class__(learning_rate=2e-3, optimiser="Adam", betas=(0.0, 0.9)))
     for step in range(250):

@@ -46,9 +46,6 @@ from tacit.models.energy._boltzmann import ENUMERABLE, HALF, Boltzmann, Uniform,
 from tacit.nn import noise
 from tacit.spaces import Images
 
-# Deviation of the first weights, with which inputs of hidden units begin at the order of 1.
-_DEVIATION = 0.02
-
 
 class DBM(Boltzmann):
     """Deep Boltzmann machine.
@@ -97,7 +94,9 @@ class DBM(Boltzmann):
         self.mean_field, self.gibbs_steps, self.burn_in = mean_field, gibbs_steps, burn_in
         self.sizes = (space.dimensions, *hidden)
         self.weights = nn.ParameterList(
-            _DEVIATION * torch.randn(below, above) for below, above in zip(self.sizes, self.sizes[1:], strict=False)
+            # Inputs of hidden units begin at the order of a half, whatever the size of the layer below.
+            0.5 * torch.randn(below, above) / math.sqrt(below)
+            for below, above in zip(self.sizes, self.sizes[1:], strict=False)
         )
         self.biases = nn.ParameterList(torch.zeros(size) for size in self.sizes)
         self.register_buffer("centre", torch.full((space.dimensions,), HALF))
