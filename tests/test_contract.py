@@ -343,6 +343,13 @@ def test_complete(name, data, run):
         model.complete(x, known[1:])
 
 
+@cases("energy")
+def test_energy(name, data, run):
+    energy = run.model.energy(DATA[data][torch.arange(6)])
+    assert energy.shape == (6,) and energy.isfinite().all() and not energy.requires_grad
+    torch.testing.assert_close(energy[:2], run.model.energy(DATA[data][torch.arange(2)]), rtol=1e-3, atol=1e-3)
+
+
 @cases()
 def test_using_it_leaves_its_parameters_alone(name, data, run):
     model, x = run.model, DATA[data][torch.arange(3)]
@@ -350,7 +357,7 @@ def test_using_it_leaves_its_parameters_alone(name, data, run):
     for capability, method in METHODS.items():
         if capability in ("sample",) and isinstance(model, CAPABILITIES["sample"]):
             model.sample(2)
-        elif capability in ("density", "embed", "encode", "classify") and has(model, capability):
+        elif capability in ("density", "embed", "encode", "classify", "energy") and has(model, capability):
             getattr(model, method)(x)
     assert not model.training
     for key, p in model.named_parameters():

@@ -71,6 +71,13 @@ class Classifies(Protocol):
 
 
 @runtime_checkable
+class HasEnergy(Protocol):
+    """`energy(x)`: (batch, *space.shape) -> (batch,), which falls as p(x) rises: higher is stranger."""
+
+    def energy(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class Completes(Protocol):
     """`complete(x, known, temperature=1.0)`: `x` with what is unknown drawn from p(unknown | known).
 
@@ -88,6 +95,7 @@ CAPABILITIES: dict[str, type] = {
     "embed": Embeds,
     "classify": Classifies,
     "complete": Completes,
+    "energy": HasEnergy,
 }
 
 METHODS: dict[str, str] = {
@@ -98,6 +106,7 @@ METHODS: dict[str, str] = {
     "embed": "embed",
     "classify": "classify",
     "complete": "complete",
+    "energy": "energy",
 }
 
 

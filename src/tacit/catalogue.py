@@ -34,6 +34,7 @@ _CAPABILITIES = {
     "embed": "embed",
     "classify": "classify",
     "complete": "complete",
+    "energy": "energy",
 }
 
 

@@ -11,6 +11,8 @@ import torch
 
 from tacit.data import Dataset
 from tacit.errors import SpaceError, TacitError, TrainingError
+from tacit.metrics.anomalies import auroc
+from tacit.model import Model
 from tacit.spaces import Images, Tokens, Vectors, Waveform
 from tacit.tasks import compare as module
 from tacit.tasks.advice import advise
@@ -228,6 +230,26 @@ def test_the_truth_is_measured_as_such(tmp_path):
     # The best score there is on what destroys the dependence; and nobody sees what is not there.
     assert found.figures["auroc: columns permuted"].value > base["auroc: columns permuted"].value - 0.02
     assert found.samples.shape == (400, 2)
+
+
+def test_without_a_density_the_energy_finds_anomalies(tmp_path):
+    class Energetic(Model):
+        spaces = (Vectors,)
+
+        def __init__(self):
+            super().__init__(Vectors(2))
+            self.register_buffer("weight", torch.tensor([1.0, -1.0]))
+
+        def energy(self, x):
+            return x @ self.weight
+
+    judge = Judge(table(), tmp_path)
+    found = measure(Energetic(), judge, 5.0)
+    assert found.troubles == []
+    assert found.figures["auroc"].note == "its energy"
+    x = judge.real
+    expected = auroc(x[:, 0] - x[:, 1], -judge.corrupted["columns permuted"].diff()[:, 0])
+    assert found.figures["auroc: columns permuted"].value == pytest.approx(expected, abs=1e-6)
 
 
 def test_what_a_model_does_wrong_leaves_a_sentence_and_the_rest(tmp_path):

@@ -82,16 +82,24 @@ def wait_for_step(out: Path, step: int) -> None:
     pytest.fail(f"no checkpoint of step {step} within two minutes")
 
 
+def start_and_kill(model: str, out: Path) -> None:
+    """Begin a run and kill it at a random step, or the next one earlier if that had ended before."""
+    # On a busy machine the signal may come so late that there is nothing left to kill.
+    for step in (random.Random(model).randint(5, STEPS - 30), 5, 1, 1):
+        shutil.rmtree(out, ignore_errors=True)
+        process = start(model, out, MODELS[model])
+        wait_for_step(out, step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if Run(out).record["status"] == "running" and newest(out)[1]["step"] < STEPS:
+            return
+    pytest.fail("four runs ended before they could be killed")
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_killed_at_a_random_step_and_resumed_it_is_as_if_never_interrupted(model, tmp_path):
     killed = tmp_path / "killed"
-    process = start(model, killed, MODELS[model])
-    wait_for_step(killed, random.Random(model).randint(5, STEPS - 30))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert Run(killed).record["status"] == "running"
-    stopped_at = newest(killed)[1]["step"]
-    assert stopped_at < STEPS
+    start_and_kill(model, killed)
     resume(killed, quiet=True)
     assert Run(killed).record["status"] == "finished"
 

@@ -69,6 +69,11 @@ def rand_alike(*shape: int, device: torch.device | None = None) -> Tensor:
     return torch.rand(shape, device=device, generator=_Share.generator if _Share.world > 1 else None)
 
 
+def randn_alike(*shape: int, device: torch.device | None = None) -> Tensor:
+    """Standard normal noise, (rows, …), the same in every process: as `rand_alike`."""
+    return torch.randn(shape, device=device, generator=_Share.generator if _Share.world > 1 else None)
+
+
 def stratified(rows: int, device: torch.device | None = None) -> Tensor:
     """Uniform noise in [0, 1), (rows,), of which each of `rows` equal intervals holds one, in random order."""
 

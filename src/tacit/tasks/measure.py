@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tacit.capabilities import Embeds, HasDensity, Samples
+from tacit.capabilities import Embeds, HasDensity, HasEnergy, Samples
 from tacit.data import Dataset
 from tacit.errors import TrainingError
 from tacit.metrics.anomalies import corruptions, mean_auroc, neighbour_distance
@@ -273,9 +273,11 @@ def measure(model: Model, judge: Judge, seconds: float) -> Measured:
     if density:
         parts.append(("density", lambda: _density(model, judge, seconds / 4, found)))
         parts.append(("anomalies", lambda: _density_anomalies(model, judge, seconds / 4, found)))
+    elif isinstance(model, HasEnergy):
+        parts.append(("anomalies", lambda: _energy_anomalies(model, judge, seconds / 4, found)))
     if isinstance(model, Embeds):
         parts.append(("features", lambda: _features(model, judge, found)))
-        if not density:
+        if not density and not isinstance(model, HasEnergy):
             parts.append(("anomalies", lambda: _feature_anomalies(model, judge, seconds / 4, found)))
     if isinstance(model, Samples):
         # Last, with all that is left: the more is drawn, the surer the judgement.
@@ -336,12 +338,24 @@ def _density(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
 
 
 def _density_anomalies(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
+    _score_anomalies(
+        lambda x: -model.log_prob(x.to(model.device)), judge, seconds, found, f"−log p(x), {_KIND[model.density]}"
+    )
+
+
+def _energy_anomalies(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
+    _score_anomalies(lambda x: model.energy(x.to(model.device)), judge, seconds, found, "its energy")
+
+
+def _score_anomalies(
+    score_of: Callable[[Tensor], Tensor], judge: Judge, seconds: float, found: Measured, note: str
+) -> None:
     def score(x: Tensor) -> Tensor:
-        return torch.cat([-model.log_prob(part.to(model.device)).double().cpu() for part in x.split(256)])
+        return torch.cat([score_of(part).double().cpu() for part in x.split(256)])
 
     # As many rows as time allows for them and all their corruptions.
     sound = in_time(score, judge.real, seconds / (1 + len(judge.corrupted)))
-    found.figures |= judge.anomalies(sound, score, f"−log p(x), {_KIND[model.density]}")
+    found.figures |= judge.anomalies(sound, score, note)
 
 
 _KIND = {"exact": "exact", "bound": "an upper bound", "estimate": "an estimate"}

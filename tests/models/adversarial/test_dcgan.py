@@ -8,7 +8,8 @@ import torch
 from tacit.errors import SpaceError
 from tacit.losses.adversarial import told_as_fake, told_as_real
 from tacit.model import Batch
-from tacit.models.adversarial.dcgan import DCGAN, to_levels, to_unit
+from tacit.models.adversarial.dcgan import DCGAN
+from tacit.nn.strided import to_levels, to_unit
 from tacit.spaces import Images
 
 

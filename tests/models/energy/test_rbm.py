@@ -10,11 +10,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from tacit.data import Dataset
-from tacit.errors import SpaceError
+from tacit.errors import SpaceError, TacitError
 from tacit.model import Batch
 from tacit.models.energy.rbm import RBM
 from tacit.nn import noise
 from tacit.spaces import Images, Vectors
+
+SMALL = {"hidden": 12, "chains": 20, "burn_in": 5, "bins": 6, "ais_chains": 5, "ais_steps": 10}
 
 
 def roughened(model: RBM, scale: float = 0.7) -> RBM:
@@ -253,7 +255,29 @@ def test_shapes_and_ranges(space: Images) -> None:
 
 
 def test_clear_errors() -> None:
-    with pytest.raises(SpaceError, match="rbm needs gibbs_steps of at least 1, not 0"):
+    with pytest.raises(TacitError, match="gibbs_steps is 0: give at least 1"):
         RBM(Images(1, 2, 2, 2), gibbs_steps=0)
     with pytest.raises(SpaceError, match="rbm takes images, not vectors"):
         RBM(Vectors(3))
+
+
+def test_what_is_known_is_held_and_the_rest_follows_the_conditional() -> None:
+    space = Images(1, 2, 2, 2)
+    model = RBM(space, hidden=3, burn_in=50)
+    roughened(model, 0.4).eval()
+    x = every_image(space)
+    known = torch.tensor([[[True, False], [True, False]]])
+    p = model.log_prob(x).double().exp()
+    given = torch.tensor([1, 0, 0, 0], dtype=torch.uint8).view(1, 1, 2, 2)
+    agrees = (x == given)[:, known].all(1)
+    expected = (p[agrees] / p[agrees].sum()).detach()
+    drawn = model.complete(given.expand(8000, -1, -1, -1), known)
+    assert torch.equal(drawn[:, known], given.expand(8000, -1, -1, -1)[:, known])
+    count = torch.stack([(drawn == state).flatten(1).all(1).sum() for state in x[agrees]])
+    assert scipy.stats.chisquare(count.numpy(), 8000 * expected.numpy()).pvalue > 0.001
+
+
+def test_a_chain_starts_from_noise() -> None:
+    model = RBM(Images(1, 4, 4, 30), hidden=3)
+    frames = model.chain(5, 3)
+    assert frames.shape == (3, 5, 1, 4, 4) and frames.dtype == torch.uint8 and frames.max() < 30

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -33,28 +32,10 @@ from torch import Tensor, nn
 from tacit.data import Dataset
 from tacit.losses.adversarial import gradient_penalty
 from tacit.model import Batch, Losses, Model, Recipe, Step
-from tacit.models.adversarial.dcgan import Discriminator, Generator, to_levels, to_unit
 from tacit.nn import noise
 from tacit.nn.bijections import Standardise, adapt_to
+from tacit.nn.strided import Critic, Discriminator, Generator, hidden_layers, to_levels, to_unit
 from tacit.spaces import Images, Vectors
-
-
-def hidden_layers(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
-    """(batch, inputs) -> (batch, last width), ReLU after every layer."""
-    layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise((inputs, *hidden))]
-    return nn.Sequential(*layers)
-
-
-class Critic(nn.Module):
-    """Rows (batch, features) -> their values (batch,), of which only differences matter."""
-
-    def __init__(self, features: int, hidden: tuple[int, ...]):
-        super().__init__()
-        self.features = hidden_layers(features, hidden)
-        self.output = nn.Linear((features, *hidden)[-1], 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.output(self.features(x)).squeeze(1)
 
 
 class WGANGP(Model):

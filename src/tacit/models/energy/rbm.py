@@ -38,9 +38,7 @@ Montavon & Müller (2012), Deep Boltzmann machines and the centering trick. In N
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -49,27 +47,20 @@ from torch.nn import functional as F
 
 from tacit.capabilities import Kind
 from tacit.data import Dataset
-from tacit.errors import SpaceError
-from tacit.model import Batch, Losses, Model, Recipe
+from tacit.errors import check_at_least
+from tacit.model import Batch, Losses, Recipe
+from tacit.models.energy._boltzmann import BLOCK, ENUMERABLE, HALF, Boltzmann, Uniform, draw, states
 from tacit.nn import noise
 from tacit.spaces import Images, Space
 
-# Enumeration is taken where it costs no more than this many exponentials: a few seconds on one core.
-_ENUMERABLE = 2**30
-# Largest number of elements of one temporary tensor, for memory and cache.
-_BLOCK = 2**24
 # Total variance of t(v) over the pixels, so that one learning rate suits images of any size (binary MNIST has about 50
 # with t(v) = v), and deviation of the first weights, with which hidden inputs begin at about ½: from much smaller ones
 # learning is slow to leave the saddle at zero.
 _VARIANCE = 50.0
 _DEVIATION = 0.07
-# The centre of the hidden units; any constant gives the same family of distributions.
-_HALF = 0.5
-
-Uniform = Callable[..., Tensor]
 
 
-class RBM(Model):
+class RBM(Boltzmann):
     """Restricted Boltzmann machine.
 
     Args:
@@ -84,7 +75,7 @@ class RBM(Model):
         ais_steps: its intermediate distributions.
 
     Raises:
-        SpaceError: an argument is too small.
+        TacitError: an argument is too small.
     """
 
     spaces: ClassVar = (Images,)
@@ -99,9 +90,6 @@ class RBM(Model):
     centre: Tensor
     base_rate: Tensor
     within: Tensor
-    log_z: Tensor
-    log_z_error: Tensor
-    log_z_of: Tensor
 
     def __init__(
         self,
@@ -116,20 +104,11 @@ class RBM(Model):
         ais_chains: int = 100,
         ais_steps: int = 2000,
     ):
-        super().__init__(space)
-        for name, given, least in (
-            ("hidden", hidden, 1),
-            ("gibbs_steps", gibbs_steps, 1),
-            ("chains", chains, 1),
-            ("bins", bins, 2),
-            ("burn_in", burn_in, 0),
-            ("ais_chains", ais_chains, 2),
-            ("ais_steps", ais_steps, 1),
-        ):
-            if given < least:
-                raise SpaceError(f"rbm needs {name} of at least {least}, not {given}: give a larger number")
+        super().__init__(space, ais_chains, ais_steps)
+        check_at_least(1, hidden=hidden, gibbs_steps=gibbs_steps, chains=chains)
+        check_at_least(2, bins=bins)
+        check_at_least(0, burn_in=burn_in)
         self.hidden, self.persistent, self.gibbs_steps, self.burn_in = hidden, persistent, gibbs_steps, burn_in
-        self.ais_chains, self.ais_steps = ais_chains, ais_steps
         levels, pixels = space.levels or 2, space.dimensions
         self.bins = min(levels, bins)
 
@@ -146,10 +125,7 @@ class RBM(Model):
         self.register_buffer("centre", torch.full((pixels,), 0.5))
         self.register_buffer("base_rate", torch.zeros(pixels, self.bins - 1))
         self.register_buffer("chains", torch.randint(self.bins, (chains, pixels), dtype=torch.uint8))
-        # log Z, its standard error, and a summary of the weights for which it was computed.
-        self.register_buffer("log_z", torch.tensor(math.nan, dtype=torch.float64))
-        self.register_buffer("log_z_error", torch.tensor(math.nan, dtype=torch.float64))
-        self.register_buffer("log_z_of", torch.full((3, 2), math.nan, dtype=torch.float64))
+        self._keep_log_z()
 
     # -- the two conditionals and the free energy --------------------------------------------------------------------
 
@@ -159,7 +135,7 @@ class RBM(Model):
 
     def _visible_input(self, h: Tensor) -> Tensor:
         """Σ_j W_ij (h_j − ½), the tilt of each visible unit: (batch, pixels)."""
-        return (h - _HALF) @ self.weight.T
+        return (h - HALF) @ self.weight.T
 
     def _visible_term(self, k: Tensor, bias: Tensor) -> Tensor:
         """Σ_i β_i(k_i) of visible bins (batch, pixels): (batch,)."""
@@ -177,7 +153,7 @@ class RBM(Model):
         u = uniform(*tilt.shape, device=tilt.device)
         if self.bins == 2:
             return (u < torch.sigmoid(tilt * (self.value[1] - self.value[0]) + bias[:, 0])).to(torch.uint8)
-        rows = max(1, _BLOCK // (tilt.shape[1] * self.bins))
+        rows = max(1, BLOCK // (tilt.shape[1] * self.bins))
         k = [
             (v.unsqueeze(-1) > self._logits(t, bias).softmax(-1).cumsum(-1)[..., :-1]).sum(-1, dtype=torch.uint8)
             for t, v in zip(tilt.split(rows), u.split(rows), strict=True)
@@ -185,13 +161,19 @@ class RBM(Model):
         return torch.cat(k)
 
     @torch.no_grad()
-    def _gibbs(self, k: Tensor, steps: int, uniform: Uniform, temperature: float = 1.0) -> Tensor:
-        """`steps` times h ~ P(h | v), v ~ P(v | h), with the energy divided by `temperature`."""
-        bias = self.visible_bias / temperature
+    def _gibbs(
+        self, k: Tensor, steps: int, uniform: Uniform, temperature: float = 1.0, known: Tensor | None = None
+    ) -> Tensor:
+        """`steps` times h ~ P(h | v), v ~ P(v | h), with the energy divided by `temperature`.
+
+        Units that are `known`, (pixels,) bool, keep the bins that they have.
+        """
+        bias, given = self.visible_bias / temperature, k
         for _ in range(steps):
             p = torch.sigmoid(self._hidden_input(k) / temperature)
-            h = (uniform(*p.shape, device=p.device) < p).to(p.dtype)
-            k = self._draw_visible(self._visible_input(h) / temperature, bias, uniform)
+            k = self._draw_visible(self._visible_input(draw(p, uniform)) / temperature, bias, uniform)
+            if known is not None:
+                k = torch.where(known, given, k)
         return k
 
     def _binned(self, x: Tensor) -> Tensor:
@@ -202,7 +184,7 @@ class RBM(Model):
         """F of visible bins in nats, (batch,)."""
         a = self._hidden_input(k)
         # log Σ_h exp(a (h − ½)) = softplus(a) − a / 2
-        return -self._visible_term(k, self.visible_bias) - (F.softplus(a) - _HALF * a).sum(1)
+        return -self._visible_term(k, self.visible_bias) - (F.softplus(a) - HALF * a).sum(1)
 
     def free_energy(self, x: Tensor) -> Tensor:
         """F(x) = −log P(x) − log Z in nats, (batch,): the anomaly score that needs no partition function."""
@@ -278,7 +260,7 @@ class RBM(Model):
         pixels, hidden = self.weight.shape
         over_hidden = hidden * math.log(2) + math.log(pixels * self.bins)
         over_visible = pixels * math.log(self.bins) + math.log(hidden)
-        if min(over_hidden, over_visible) > math.log(_ENUMERABLE):
+        if min(over_hidden, over_visible) > math.log(ENUMERABLE):
             return None
         return "hidden" if over_hidden <= over_visible else "visible"
 
@@ -287,79 +269,42 @@ class RBM(Model):
         layer = self._enumerates()
         pixels, hidden = self.weight.shape
         units, base = (hidden, 2) if layer == "hidden" else (pixels, self.bins)
-        radix = base ** torch.arange(units, device=self.device)
         total = []
-        for number in torch.arange(base**units, device=self.device).split(max(1, _BLOCK // (pixels * self.bins))):
-            state = number.unsqueeze(1) // radix % base
+        for state in states(units, base, pixels * self.bins, self.device):
             if layer == "visible":
                 total.append((-self._free_energy(state)).logsumexp(0))
             else:
                 h = state.to(self.weight.dtype)
                 tilt = self._visible_input(h)
                 log_mass = self._logits(tilt, self.visible_bias).logsumexp(-1) - tilt * self.centre
-                total.append((log_mass.sum(1) + (h - _HALF) @ self.hidden_bias).logsumexp(0))
+                total.append((log_mass.sum(1) + (h - HALF) @ self.hidden_bias).logsumexp(0))
         return torch.stack(total).logsumexp(0)
 
     @torch.no_grad()
     def annealed_log_z(self) -> tuple[Tensor, Tensor]:
-        """Log Z and its standard error by annealed importance sampling (Salakhutdinov & Murray 2008, §4.1).
-
-        The noise has a generator of its own, so log Z is a function of the weights alone.
-        """
-        generator = torch.Generator(self.device).manual_seed(0)
-
-        def uniform(*shape: int, device: torch.device) -> Tensor:
-            return torch.rand(shape, device=device, generator=generator)
-
+        """Log Z and its standard error by annealed importance sampling, from the histograms of the pixels."""
         pixels, hidden = self.weight.shape
-        # The steps grow shorter towards the model, where the distributions change most.
-        inverse = (1 - (1 - torch.linspace(0, 1, self.ais_steps + 1, dtype=torch.float64)) ** 1.5).tolist()
-        k = self._draw_visible(self.weight.new_zeros(self.ais_chains, pixels), self.base_rate, uniform)
-        log_w = self.weight.new_zeros(self.ais_chains, dtype=torch.float64)
+        uniform = self._uniform()
+        start = self._draw_visible(self.weight.new_zeros(self.ais_chains, pixels), self.base_rate, uniform)
 
         def hidden_term(a: Tensor) -> Tensor:
-            return (F.softplus(a) - _HALF * a).sum(1, dtype=torch.float64)
+            return (F.softplus(a) - HALF * a).sum(1, dtype=torch.float64)
 
-        for before, after in itertools.pairwise(inverse):
+        def log_ratio(k: Tensor, before: float, after: float) -> Tensor:
             a = self._hidden_input(k)
             tilt = self._visible_term(k, self.visible_bias - self.base_rate)
-            log_w += (after - before) * tilt + hidden_term(after * a) - hidden_term(before * a)
-            if after < 1:
-                p = torch.sigmoid(after * a)
-                h = (uniform(*p.shape, device=p.device) < p).to(p.dtype)
-                bias = torch.lerp(self.base_rate, self.visible_bias, after)
-                k = self._draw_visible(after * self._visible_input(h), bias, uniform)
+            return (after - before) * tilt + hidden_term(after * a) - hidden_term(before * a)
 
-        base = F.pad(self.base_rate.double(), (1, 0)).logsumexp(-1).sum() + hidden * math.log(2)
-        weights = (log_w - log_w.max()).exp()
-        error = weights.std() / weights.mean() / math.sqrt(self.ais_chains)
-        return base + log_w.logsumexp(0) - math.log(self.ais_chains), error
+        def move(k: Tensor, inverse: float) -> Tensor:
+            h = draw(torch.sigmoid(inverse * self._hidden_input(k)), uniform)
+            bias = torch.lerp(self.base_rate, self.visible_bias, inverse)
+            return self._draw_visible(inverse * self._visible_input(h), bias, uniform)
 
-    def _summary(self) -> Tensor:
-        """Two sums over each parameter: what tells whether log Z was computed for these weights."""
-        with torch.no_grad():
-            values = [p.double().flatten() for p in (self.weight, self.visible_bias, self.hidden_bias)]
-            return torch.stack([torch.stack((p.sum(), p.square().sum())) for p in values])
+        ratio, error = self._anneal(start, log_ratio, move)
+        return F.pad(self.base_rate.double(), (1, 0)).logsumexp(-1).sum() + hidden * math.log(2) + ratio, error
 
-    def log_partition(self) -> Tensor:
-        """Log Z in nats, float64 scalar; kept in the state until the weights change.
-
-        Gradients flow through the exact value; the gradient of an estimate, E_P[−∂F], is taken from the chains.
-        """
-        layer = self._enumerates()
-        if layer and torch.is_grad_enabled():
-            return self.enumerated_log_z().double()
-        summary = self._summary()
-        if not torch.allclose(summary, self.log_z_of, rtol=1e-9, atol=1e-9):
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                log_z, error = (self.enumerated_log_z().double(), torch.zeros(())) if layer else self.annealed_log_z()
-            self.log_z.copy_(log_z)
-            self.log_z_error.copy_(error)
-            self.log_z_of.copy_(summary)
-        if layer or not torch.is_grad_enabled():
-            return self.log_z.clone()
-        slope = -self._free_energy(self.chains).mean().double()
-        return self.log_z + (slope - slope.detach())
+    def _slope(self) -> Tensor:
+        return -self._free_energy(self.chains).mean()
 
     # -- capabilities -------------------------------------------------------------------------------------------------
 
@@ -373,6 +318,30 @@ class RBM(Model):
         start = torch.randint(len(self.chains), (count,), device=self.device)
         k = self._gibbs(self.chains[start], self.burn_in, torch.rand, temperature)
         return self._unbinned(k, temperature).view(count, *self.space.shape)
+
+    @torch.no_grad()
+    def chain(self, count: int, frames: int) -> Tensor:
+        """`count` Gibbs chains from noise to samples, one step a frame: (frames, count, *space.shape), uint8."""
+        k = torch.randint(self.bins, (count, len(self.weight)), device=self.device, dtype=torch.uint8)
+        found = [k]
+        for _ in range(frames - 1):
+            found.append(k := self._gibbs(k, 1, torch.rand))
+        return torch.stack([self._unbinned(k, 1.0).view(count, *self.space.shape) for k in found])
+
+    @torch.no_grad()
+    def complete(self, x: Tensor, known: Tensor, *, temperature: float = 1.0) -> Tensor:
+        """`x` with what is not `known` drawn by `burn_in` Gibbs steps in which the rest is held: (batch, *shape)."""
+        self.space.check_known(known)
+        mask = known.to(x.device)
+        start = self.chains[torch.randint(len(self.chains), (len(x),), device=x.device)]
+        k = torch.where(mask.flatten(), self._binned(x).to(torch.uint8), start)
+        k = self._gibbs(k, self.burn_in, torch.rand, temperature, mask.flatten())
+        return torch.where(mask, x, self._unbinned(k, temperature).view(x.shape))
+
+    @torch.no_grad()
+    def energy(self, x: Tensor) -> Tensor:
+        """The free energy, as an anomaly score: (batch,)."""
+        return self.free_energy(x)
 
     def _unbinned(self, k: Tensor, temperature: float) -> Tensor:
         """A level within each visible bin, by the inverse of q_i's distribution function: (batch, pixels), uint8."""
