@@ -73,7 +73,7 @@ def test_sprites_are_every_combination_of_their_factors():
     assert (ink[:, 1:].float().mean(2) > ink[:, :-1].float().mean(2)).all(), "scales rise"
     largest = ink[:, -1, :, 0, 0].float().mean(1)
     areas = 49 * torch.tensor([1.4**2, math.pi / 2, 3.662 / 1.25**2])  # 3.662 is that of the heart's own curve
-    torch.testing.assert_close(largest, areas, rtol=0.03, atol=0)
+    torch.testing.assert_close(largest, areas, rtol=0.05, atol=0)
     width_by_row = x[2, -1, 0, 0, 0].sum(1)
     assert width_by_row.argmax() < width_by_row.nonzero().median(), "a heart stands on its tip"
     # Images of different factors differ, but for the few turns that the smallest shapes have no pixels for.
