@@ -45,7 +45,9 @@ def wrapped(vae: VAE) -> PythaeVAE:
             self.network = vae.decoder
 
         def forward(self, z: Tensor) -> Any:
-            return ModelOutput(reconstruction=torch.sigmoid(self.network(z) + vae.entry[0]))
+            return ModelOutput(
+                reconstruction=torch.sigmoid(self.network(z).view(-1, *vae.space.shape) + vae.likelihood.entry[0])
+            )
 
     config = VAEConfig(input_dim=vae.space.shape, latent_dim=vae.latent, reconstruction_loss="bce")
     return PythaeVAE(config, encoder=Encoder(), decoder=Decoder()).eval()

@@ -36,9 +36,10 @@ def integrated(model, x, reach=6.0, steps=241):
     line = torch.linspace(-reach, reach, steps)
     z = torch.cartesian_prod(line, line)
     with torch.no_grad():
+        entries, log_det = model.likelihood.entries(x)
         log_prior = -0.5 * z.square().sum(1) - math.log(2 * math.pi) + 2 * math.log(float(line[1] - line[0]))
-        log_joint = model._log_likelihood(z.expand(len(x), -1, -1), model._entries(x)[0]) + log_prior
-        return log_joint.logsumexp(1) + model._entries(x)[1]
+        log_joint = model.likelihood.log_probs(model.decoder(z.repeat(len(x), 1)), entries) + log_prior
+        return log_joint.logsumexp(1) + log_det
 
 
 @pytest.mark.parametrize(
@@ -68,17 +69,17 @@ def test_linear_gaussian_case_has_its_closed_form():
     model.encoder = nn.Linear(3, 2)
     with torch.no_grad():
         model.decoder.weight.copy_(weight)
-        model.entry.copy_(torch.stack([torch.tensor([0.1, 0.2, 0.3]), scale.log()]))
+        model.likelihood.entry.copy_(torch.stack([torch.tensor([0.1, 0.2, 0.3]), scale.log()]))
         model.encoder.weight.zero_()
         model.encoder.weight[:1] = (weight / scale.square()[:, None]).T / precision
-        model.encoder.bias[0] = -(model.encoder.weight[0] @ model.entry[0])
+        model.encoder.bias[0] = -(model.encoder.weight[0] @ model.likelihood.entry[0])
         model.encoder.bias[1] = -precision.log()
-    model.standardise.mean.copy_(torch.tensor([5.0, 0.0, -2.0]))
-    model.standardise.scale.copy_(torch.tensor([2.0, 0.1, 1.0]))
+    model.likelihood.standardise.mean.copy_(torch.tensor([5.0, 0.0, -2.0]))
+    model.likelihood.standardise.scale.copy_(torch.tensor([2.0, 0.1, 1.0]))
     covariance = weight @ weight.T + torch.diag(scale**2)
-    d = torch.diag(model.standardise.scale)
+    d = torch.diag(model.likelihood.standardise.scale)
     truth = torch.distributions.MultivariateNormal(
-        model.standardise.mean + d @ model.entry[0].detach(), d @ covariance @ d
+        model.likelihood.standardise.mean + d @ model.likelihood.entry[0].detach(), d @ covariance @ d
     )
     x = truth.sample((50,))
     with torch.no_grad():
@@ -110,14 +111,16 @@ def test_importance_weighted_equals_a_naive_loop(space, monkeypatch):
     model, x, samples = random_vae(space), observations(space, 5), 37
     noises = torch.randn(5, samples, 2)
     drawn = iter(noises.split([10, 10, 10, 7], 1))
-    monkeypatch.setattr("tacit.models.latent.vae._AT_ONCE", 10 * 5 * space.dimensions * model.head.parameters)
+    monkeypatch.setattr(
+        "tacit.models.latent.vae._AT_ONCE", 10 * 5 * space.dimensions * model.likelihood.head.parameters
+    )
     monkeypatch.setattr("tacit.models.latent.vae.noise.randn", lambda *shape, device: next(drawn))
     fast = model.importance_weighted(x, samples)
 
     naive = []
     for i in range(5):
         one = x[i : i + 1]
-        entries, log_det = model._entries(one)
+        entries, log_det = model.likelihood.entries(one)
         posterior = model._posterior(entries)
         mean, log_var = posterior.mean, posterior.log_var
         q = torch.distributions.Normal(mean, (0.5 * log_var).exp())
@@ -125,7 +128,7 @@ def test_importance_weighted_equals_a_naive_loop(space, monkeypatch):
         weights = []
         for s in range(samples):
             z = mean + (0.5 * log_var).exp() * noises[i, s]
-            log_likelihood = model.head.log_prob(model._given(z), entries).sum()
+            log_likelihood = model.likelihood.log_prob(model.decoder(z), entries)[0]
             weights.append(log_likelihood + p.log_prob(z).sum() - q.log_prob(z).sum())
         naive.append(torch.stack(weights).double().exp().mean().log() + log_det[0])
     assert torch.allclose(fast.double(), torch.stack(naive), atol=1e-4)
@@ -137,6 +140,9 @@ def test_importance_weighted_equals_a_naive_loop(space, monkeypatch):
         (BINARY, {}),
         (BINARY, {"decoder": "logistic"}),
         (Images(3, 5, 7), {}),
+        (Images(3, 5, 7), {"components": 2}),
+        (Vectors(4), {"components": 3}),
+        (Images(2, 6, 7, levels=5), {"network": "conv", "components": 2}),
         (Vectors(4), {"hidden": (8, 6)}),
         (Vectors(4), {"flow": 2, "flow_hidden": 8}),
         (Images(1, 28, 20, levels=2), {"network": "conv"}),
@@ -170,7 +176,7 @@ def test_takes_any_size_and_gives_it_back(space, arguments):
 
 def test_a_flow_of_the_posterior_makes_its_entries_depend_on_one_another():
     model, x = random_vae(BINARY, flow=2, flow_hidden=8), observations(BINARY, 1)
-    posterior = model._posterior(model._entries(x)[0])
+    posterior = model._posterior(model.likelihood.entries(x)[0])
     noises = torch.randn(1, 2, requires_grad=True)
     z, log_ratio = posterior.draw(noises)
     jacobian = torch.stack([torch.autograd.grad(z[0, d], noises, retain_graph=True)[0][0] for d in range(2)])
@@ -190,7 +196,7 @@ def test_starts_at_the_marginals():
     x = observations(Images(1, 3, 3, levels=2), 5000) * torch.tensor([0, 1, 1]).to(torch.uint8)
     model = VAE(Images(1, 3, 3, levels=2), latent=2, hidden=(8,))
     model.adapt(Dataset(model.space, x))
-    p = torch.sigmoid(model.entry[0]).detach()
+    p = torch.sigmoid(model.likelihood.entry[0]).detach()
     assert torch.allclose(p, x.double().mean(0).float(), atol=1e-3)
 
 
@@ -208,7 +214,7 @@ def test_samples_agree_with_the_density():
 def test_temperature_scales_the_latent_deviation():
     model = random_vae(Images(1, 4, 4, levels=2))
     with torch.no_grad():
-        model.decoder[-2].weight.mul_(50)
+        model.decoder[-1].weight.mul_(50)
     cold = model.sample(200, temperature=0.0).float()
     assert cold.std(0).mean() < 0.8 * model.sample(200).float().std(0).mean()
 

@@ -13,7 +13,7 @@ Inverse autoregressive steps after the Gaussian give q the dependences that a di
 log q(z|x) = log q(z₀|x) − log |det ∂f/∂z₀|, all entries in one pass; the KL divergence is then estimated by a sample.
 
 The decoder is a likelihood of the user's own data: Bernoulli for binary images, a discretised logistic for images of
-more levels, a Gaussian for standardised tables; the last two with a learnt scale for each entry.
+more levels, a Gaussian for standardised tables; of the last two one with a learnt scale for each entry, or a mixture.
 
 References
 ----------
@@ -26,7 +26,6 @@ References
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -35,13 +34,13 @@ import torch
 from torch import Tensor, nn
 
 from tacit.data import Dataset
-from tacit.distributions import Bernoulli, DiscretisedLogisticMixture, GaussianMixture, Head
-from tacit.distributions.discrete import softplus_sum
 from tacit.errors import TacitError, check_at_least
 from tacit.model import Batch, Losses, Model, Recipe
+from tacit.models.latent._likelihood import Likelihood
+from tacit.models.latent._networks import dense, ends
 from tacit.nn import noise
 from tacit.nn.autoregression import MaskedAutoregression
-from tacit.nn.bijections import Bijection, Chain, Permute, Standardise
+from tacit.nn.bijections import Bijection, Chain, Permute
 from tacit.nn.elementwise import Affine
 from tacit.spaces import Images, Space, Vectors
 
@@ -59,6 +58,7 @@ class VAE(Model):
         network: "mlp", fully connected alone, or "conv", which takes images through convolutions first.
         channels: of the convolutions, each of which halves height and width; for "conv" alone.
         decoder: "bernoulli" (binary images), "logistic" (images) or "gaussian" (tables); by default what suits.
+        components: of a mixture of logistics or Gaussians; 1 for none.
         flow: inverse autoregressive steps after the Gaussian posterior.
         flow_hidden: units of the hidden layer of each.
 
@@ -70,8 +70,6 @@ class VAE(Model):
     recipe = Recipe(batch_size=128, learning_rate=1e-3, schedule="cosine", ema=0.999)
     density = "bound"
 
-    standardise: Standardise
-
     def __init__(
         self,
         space: Space,
@@ -81,6 +79,7 @@ class VAE(Model):
         network: Literal["mlp", "conv"] = "mlp",
         channels: tuple[int, ...] = (32, 64),
         decoder: Literal["bernoulli", "logistic", "gaussian"] | None = None,
+        components: int = 1,
         flow: int = 0,
         flow_hidden: int = 320,
     ):
@@ -89,67 +88,34 @@ class VAE(Model):
         if flow < 0:
             raise TacitError(f"flow is {flow}: give the number of steps after the Gaussian posterior, 0 for none")
         self.latent = latent
-        self.head = _head(space, decoder)
-        if isinstance(space, Vectors):
-            self.standardise = Standardise(*space.shape)
-        if network == "mlp":
-            outside: list[nn.Module] = [nn.Flatten()]
-            inside: list[nn.Module] = [nn.Unflatten(1, space.shape)]
-            ends = space.dimensions
-        elif network == "conv" and isinstance(space, Images):
-            outside, inside, ends = _convolutions(space, channels)
-        else:
-            raise TacitError(f"network is {network!r}, which does not take {space.kind}: give 'mlp'")
+        self.likelihood = Likelihood(space, decoder, components)
+        outside, inside, first, last = ends(space, network, channels, self.likelihood.outputs)
         # Mean, log variance and, for the flow, what else it should know of x.
         told = 3 if flow else 2
-        self.encoder = nn.Sequential(*outside, *_dense(ends, *hidden), nn.Linear(hidden[-1], told * latent))
+        self.encoder = nn.Sequential(*outside, *dense(first, *hidden), nn.Linear(hidden[-1], told * latent))
         steps: list[Bijection] = []
         for _ in range(flow):
             steps += [MaskedAutoregression(latent, Affine(), (flow_hidden,), context=latent)]
             steps += [Permute(torch.arange(latent).flip(0))]
         self.flow = Chain(*steps) if flow else None
-        self.decoder = nn.Sequential(*_dense(latent, *reversed(hidden)), nn.Linear(hidden[0], ends), *inside)
-        # What the decoder adds to an entry's own location and scale, which start at the data's (`adapt`).
-        self.entry = nn.Parameter(torch.zeros(self.head.parameters, *space.shape))
-
-    # -- the two networks: likelihoods are float32 whatever the networks' precision -----------------------------------
-
-    def _entries(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Observations as the head takes them, and log |det| of the way there, (batch,): tables standardised."""
-        x = self.space.check(x)
-        if isinstance(self.space, Vectors):
-            return self.standardise.forward_and_log_det(x)
-        return x, torch.zeros(len(x), device=x.device)
+        self.decoder = nn.Sequential(*dense(latent, *reversed(hidden)), nn.Linear(hidden[0], last), *inside)
 
     def _posterior(self, entries: Tensor) -> Posterior:
-        """q(z|x). The encoder sees images on [−1, 1]."""
-        levels = self.space.levels
-        seen = entries if levels is None else entries.float() * (2 / (levels - 1)) - 1
-        return Posterior(self.flow, *self.encoder(seen).float().split(self.latent, 1))
-
-    def _given(self, z: Tensor) -> Tensor:
-        """The head's parameters of p(x|z), (batch, parameters, *shape)."""
-        location = self.decoder(z).float()[:, None].add_(self.entry[:1])
-        if self.head.parameters == 1:
-            return location
-        return torch.cat([location, self.entry[1:].expand(len(z), *self.entry[1:].shape)], 1)
+        """q(z|x)."""
+        return Posterior(self.flow, *self.encoder(self.likelihood.seen(entries)).float().split(self.latent, 1))
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
     def adapt(self, data: Dataset) -> None:
         """Standardise tables, and start every entry at its own marginal."""
-        x = data.observations(20_000)
-        if isinstance(self.space, Vectors):
-            self.standardise.adapt(x)
-        with torch.no_grad():
-            self.entry.copy_(self.head.marginal(self._entries(x)[0]))
+        self.likelihood.adapt(data)
 
     def loss(self, batch: Batch) -> Losses:
         """The two parts of −ELBO: `reconstruction`, −E_q[log p(x|z)], and `kl`, of a Gaussian in closed form."""
-        entries, log_det = self._entries(batch.x)
+        entries, log_det = self.likelihood.entries(batch.x)
         posterior = self._posterior(entries)
         z, log_ratio = posterior.draw(noise.randn_like(posterior.mean))
-        log_likelihood = self.head.log_prob(self._given(z), entries).flatten(1).sum(1) + log_det
+        log_likelihood = self.likelihood.log_prob(self.decoder(z), entries) + log_det
         kl = gaussian_kl(posterior.mean, posterior.log_var) if self.flow is None else -log_ratio
         return Losses(reconstruction=-log_likelihood.mean(), kl=kl.mean())
 
@@ -161,27 +127,16 @@ class VAE(Model):
         Raises:
             TacitError: `samples` is below 1.
         """
-        entries, log_det = self._entries(x)
+        entries, log_det = self.likelihood.entries(x)
         posterior = self._posterior(entries)
         check_at_least(1, samples=samples)
-        at_once = max(1, _AT_ONCE // (len(x) * self.space.dimensions * self.head.parameters))
+        at_once = max(1, _AT_ONCE // (len(x) * self.space.dimensions * self.likelihood.head.parameters))
         total = torch.full((len(x),), -math.inf, device=x.device)
         for count in [at_once] * (samples // at_once) + [samples % at_once] * (samples % at_once > 0):
             z, log_ratio = posterior.draw(noise.randn(len(x), count, self.latent, device=x.device))
-            total = torch.logaddexp(total, (self._log_likelihood(z, entries) + log_ratio).logsumexp(1))
+            log_likelihood = self.likelihood.log_probs(self.decoder(z.flatten(0, 1)), entries)
+            total = torch.logaddexp(total, (log_likelihood + log_ratio).logsumexp(1))
         return total - math.log(samples) + log_det
-
-    def _log_likelihood(self, z: Tensor, entries: Tensor) -> Tensor:
-        """Log p(x|z) for several z an observation: (batch, count, latent), (batch, *shape) -> (batch, count)."""
-        parameters = self._given(z.flatten(0, 1))
-        if isinstance(self.head, Bernoulli):
-            # log p(x|z) = Σ x · logit − softplus(logit), the first sum one matrix product an observation.
-            logits = parameters.view(*z.shape[:2], -1)
-            on = torch.bmm(logits, entries.to(logits.dtype).view(len(z), -1, 1))[:, :, 0]
-            return on - softplus_sum(logits)
-        return (
-            self.head.log_prob(parameters, entries.repeat_interleave(z.shape[1], 0)).flatten(1).sum(1).view(z.shape[:2])
-        )
 
     @torch.no_grad()
     def importance_weighted(self, x: Tensor, samples: int = 5000) -> Tensor:
@@ -192,18 +147,18 @@ class VAE(Model):
     def sample(self, count: int, *, temperature: float = 1.0) -> Tensor:
         """Draws x ~ p(x|z), z ~ N(0, temperature²): (count, *shape)."""
         z = temperature * torch.randn(count, self.latent, device=self.device)
-        return self._observations(self.head.sample(self._given(z)))
+        return self.likelihood.sample(self.decoder(z))
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Posterior means, (batch, latent); with a flow, where it takes the Gaussian's."""
-        posterior = self._posterior(self._entries(x)[0])
+        posterior = self._posterior(self.likelihood.entries(x)[0])
         return posterior.draw(torch.zeros_like(posterior.mean))[0]
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """The most likely observation of each z, (batch, *shape)."""
-        return self._observations(self.head.mode(self._given(z)))
+        return self.likelihood.mode(self.decoder(z))
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """What the posterior means decode to, (batch, *shape)."""
@@ -212,12 +167,6 @@ class VAE(Model):
     def embed(self, x: Tensor) -> Tensor:
         """Posterior means, (batch, latent)."""
         return self.encode(x)
-
-    def _observations(self, entries: Tensor) -> Tensor:
-        """Entries of the head as the user's data."""
-        if isinstance(self.space, Vectors):
-            entries = self.standardise.inverse(entries)
-        return entries.to(self.space.torch_dtype)
 
 
 @dataclass(frozen=True)
@@ -253,37 +202,3 @@ class Posterior:
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     """KL(N(mean, diag e^log_var) ‖ N(0, I)), (batch,), of (batch, latent)."""
     return 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
-
-
-def _head(space: Space, decoder: str | None) -> Head:
-    if isinstance(space, Vectors):
-        heads: dict[str, Head] = {"gaussian": GaussianMixture()}
-    elif space.levels == 2:
-        heads = {"bernoulli": Bernoulli(), "logistic": DiscretisedLogisticMixture(2)}
-    else:
-        heads = {"logistic": DiscretisedLogisticMixture(space.levels or 256)}
-    if decoder is not None and decoder not in heads:
-        raise TacitError(f"decoder is {decoder!r}, no likelihood of {space}: give {' or '.join(map(repr, heads))}")
-    return heads[decoder or next(iter(heads))]
-
-
-def _dense(*sizes: int) -> list[nn.Module]:
-    return [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.SiLU())]
-
-
-def _convolutions(space: Images, channels: tuple[int, ...]) -> tuple[list[nn.Module], list[nn.Module], int]:
-    """Halving convolutions, the doubling ones that undo their shapes exactly, and the units in between."""
-    outside: list[nn.Module] = []
-    inside: list[nn.Module] = []
-    before, height, width = space.shape
-    for after in channels:
-        outside += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.SiLU()]
-        # ⌈n / 2⌉ becomes n again: an even n needs one more row or column.
-        even = (1 - height % 2, 1 - width % 2)
-        inside = [
-            nn.SiLU(),
-            nn.ConvTranspose2d(after, before, 3, stride=2, padding=1, output_padding=even),
-            *inside,
-        ]
-        before, height, width = after, (height + 1) // 2, (width + 1) // 2
-    return [*outside, nn.Flatten()], [nn.Unflatten(1, (before, height, width)), *inside], before * height * width
