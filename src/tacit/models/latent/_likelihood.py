@@ -7,6 +7,8 @@ the latent variable (Kingma et al. 2016, arXiv:1606.04934, §C); of a mixture th
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -18,6 +20,10 @@ from tacit.distributions.discrete import softplus_sum
 from tacit.errors import TacitError, check_at_least
 from tacit.nn.bijections import Standardise
 from tacit.spaces import Space, Vectors
+
+# Parameters of entries that one pass of the decoder computes where it draws many samples: few enough (1 MB) to stay in
+# a core's cache, enough for an efficient matrix product.
+_AT_ONCE = 2**18
 
 Decoder = Literal["bernoulli", "logistic", "gaussian"]
 
@@ -101,6 +107,17 @@ class Likelihood(nn.Module):
             on = torch.bmm(logits, entries.to(logits.dtype).view(batch, -1, 1))[:, :, 0]
             return on - softplus_sum(logits)
         return self.log_prob(output, entries.repeat_interleave(count, 0)).view(batch, count)
+
+    def log_mean_weight(self, log_weights: Callable[[int], Tensor], samples: int, batch: int) -> Tensor:
+        """Log 1/K Σ_k w_k of K = `samples` importance weights an observation, (batch,) nats.
+
+        `log_weights` draws as many an observation as it is told: (batch, count). It is told no more than what one pass
+        of the decoder does well.
+        """
+        at_once = max(1, _AT_ONCE // (batch * self.space.dimensions * self.head.parameters))
+        counts = [at_once] * (samples // at_once) + [samples % at_once] * (samples % at_once > 0)
+        sums = [log_weights(count).logsumexp(1) for count in counts]
+        return torch.stack(sums).logsumexp(0) - math.log(samples)
 
     def sample(self, output: Tensor, temperature: float = 1.0) -> Tensor:
         """One draw of p(x|z) for each row, (rows, *shape) in the user's data; see `Head.sample` for `temperature`."""
