@@ -11,9 +11,9 @@ classification of the labelled rows, which L does not see, with a weight α:
 
     J = 1/N (Σ_labelled L + Σ_unlabelled U) + α E_labelled[−log q(y|x)].
 
-M1+M2 stacks them: M1 learns first, from everything; then it is frozen, and M2 learns of samples z₁ ~ q(z₁|x) in place of
-x, so that p(x, y, z₁, z₂) = p(y) p(z₂) p(z₁|y, z₂) p(x|z₁). M2's z is free of the class, which p(x|y, z) is told: it is
-the style, and one style can be shown in all classes (`analogies`).
+M1+M2 stacks them: M1 learns first, from everything; then it is frozen, and M2 learns of samples z₁ ~ q(z₁|x) in place
+of x, so that p(x, y, z₁, z₂) = p(y) p(z₂) p(z₁|y, z₂) p(x|z₁). M2's z need not say the class, which p(x|y, z) is told:
+it is the style, and one style can be shown in all classes (`analogies`).
 
 In M1 the classifier learns beside the autoencoder and no gradient goes on from it to the features. Batches hold more
 labelled rows than the data does; each row's L or U is weighted so that J is that of the data.
@@ -212,7 +212,7 @@ class SemiSupervisedVAE(Conditional):
         return mean, log_var
 
     def _entries(self, x: Tensor, source: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """What the classifier and M2 take, and log |det| of the way there, (batch,): of x, or z₁ by `source`'s noise."""
+        """What the classifier and M2 take, x or z₁ with noise from `source`, and log |det| of the way to it, (batch,)."""
         if self.m1 is None:
             return cast(Likelihood, self._m2().likelihood).entries(x)
         with torch.no_grad():
@@ -409,7 +409,7 @@ class M2(nn.Module):
         return log_likelihood, log_ratio, gaussian_kl(mean, log_var).sum(-1)
 
     def decoded(self, z: Tensor, told: Tensor) -> Tensor:
-        """What the likelihood takes, of z (…, latent) and classes told by weights (…, classes), all rows in one axis."""
+        """What the likelihood takes, rows of z (…, latent) and weights of classes (…, classes), in one axis."""
         return self.inside(self.decoder(z, told).flatten(0, -2))
 
     def posterior(self, entries: Tensor, label: Tensor) -> Tensor:
@@ -434,7 +434,7 @@ class WithClass(nn.Module):
 
 
 class FeatureLikelihood(nn.Module):
-    """p(z₁|y, z₂) of M1's features: a Gaussian whose means and log scales the decoder gives; as `Likelihood` is used."""
+    """p(z₁|y, z₂) of M1's features, used as `Likelihood` is: a Gaussian, means and log scales from the decoder."""
 
     outputs = 2
 
