@@ -212,7 +212,7 @@ def test_the_style_carries_less_of_the_class_than_a_code_that_is_not_told_it():
         model = SemiSupervisedVAE(Vectors(2), classes=3, kind=kind, hidden=(16,), latent=2)
         model.adapt(data)
         optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
-        for _ in range(250):
+        for _ in range(400):
             optimiser.zero_grad()
             model.loss(data.batch(torch.randint(240, (64,)))).total.backward()
             optimiser.step()

@@ -212,7 +212,7 @@ class SemiSupervisedVAE(Conditional):
         return mean, log_var
 
     def _entries(self, x: Tensor, source: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """What the classifier and M2 take, x or z₁ with noise from `source`, and log |det| of the way to it, (batch,)."""
+        """What the classifier and M2 take, x or z₁ with noise from `source`, and log |det| of the way, (batch,)."""
         if self.m1 is None:
             return cast(Likelihood, self._m2().likelihood).entries(x)
         with torch.no_grad():
