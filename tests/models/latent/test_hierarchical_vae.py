@@ -1,7 +1,6 @@
 """The ladder: exact where Bayes' theorem is linear, bounds in order, divergences, what it takes and what it refuses."""
 
 import itertools
-import math
 
 import pytest
 import torch
@@ -181,10 +180,12 @@ def test_takes_any_size_and_gives_it_back(space, arguments):
 
 def test_temperature_cools_every_layer():
     model = random_model(BINARY)
-    still = model._made(*(lambda noises: (noises[-1], noises))(model._noises(5, 1, 0.0)))
-    assert torch.equal(still, still[:1].expand_as(still))
-    warm = model._made(*(lambda noises: (noises[-1], noises))(model._noises(5, 1, 1.0)))
-    assert warm.std(0).min() > 0
+    made = {}
+    for temperature in (0.0, 1.0):
+        noises = model._noises(5, 1, temperature)
+        made[temperature] = model._made(noises[-1], noises)
+    assert torch.equal(made[0.0], made[0.0][:1].expand_as(made[0.0]))
+    assert made[1.0].std(0).min() > 0
 
 
 def test_annealing_weighs_the_divergences_while_learning():
@@ -198,7 +199,6 @@ def test_annealing_weighs_the_divergences_while_learning():
     assert again.annealed == 0.75
     losses = model.eval().loss(Batch(x, torch.arange(32)))
     torch.testing.assert_close(losses.total, losses["reconstruction"] + losses["kl"])
-    assert math.isfinite(losses.total)
 
 
 @pytest.mark.parametrize(

@@ -102,10 +102,9 @@ class Likelihood(nn.Module):
         batch = len(entries)
         count = len(output) // batch
         if isinstance(self.head, Bernoulli):
-            # log p(x|z) = Σ x · logit − softplus(logit), the first sum one matrix product an observation.
-            logits = self.given(output).view(batch, count, -1)
-            on = torch.bmm(logits, entries.to(logits.dtype).view(batch, -1, 1))[:, :, 0]
-            return on - softplus_sum(logits)
+            # log p(x|z) = −Σ softplus(±logit), minus where x is 1.
+            sign = 1 - 2 * entries.float().view(batch, 1, -1)
+            return -softplus_sum(self.given(output).view(batch, count, -1) * sign)
         return self.log_prob(output, entries.repeat_interleave(count, 0)).view(batch, count)
 
     def log_mean_weight(self, log_weights: Callable[[int], Tensor], samples: int, batch: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Autoencoder: a code from which an observation can be rebuilt, linear or deep, of less or more numbers than the data.
+"""Autoencoder: a code from which observations can be rebuilt; linear or deep, tied, stacked, denoising.
 
 An encoder f and a decoder g learn the code z = f(x) by min E L(x, g(z)). Pixels are scaled to [0, 1] and rebuilt by a
 sigmoid, whose loss is the cross-entropy; or, as standardised tables always are, by a linear layer with the squared
@@ -26,6 +26,7 @@ References
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -64,6 +65,7 @@ class Autoencoder(Model):
 
     standardise: Standardise
     alone: Tensor
+    down: Sequence[Down]
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class Autoencoder(Model):
         suiting = ("squared",) if isinstance(space, Vectors) else ("cross-entropy", "squared")
         if error is not None and error not in suiting:
             raise TacitError(f"error is {error!r}, which {space.kind} do not take: give {' or '.join(suiting)}")
-        activations = {"silu": F.silu, "sigmoid": torch.sigmoid}
+        activations: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "sigmoid": torch.sigmoid}
         if activation not in activations:
             raise TacitError(f"activation is {activation!r}: give {' or '.join(activations)}")
         self.activation = activations[activation]
@@ -95,7 +97,8 @@ class Autoencoder(Model):
         sizes = (space.dimensions, *hidden, latent)
         # Layer i of both goes between sizes[i] and sizes[i + 1], one up and the other down.
         self.up = nn.ModuleList(nn.Linear(below, above) for below, above in itertools.pairwise(sizes))
-        self.down = nn.ModuleList(Down(above, below, tied) for below, above in itertools.pairwise(sizes))
+        down = nn.ModuleList(Down(above, below, tied) for below, above in itertools.pairwise(sizes))
+        self.down = down  # type: ignore[assignment]
         # Which layer is alone; as many as there are when all learn together.
         self.register_buffer("alone", torch.tensor(0 if stacked else len(self.up)))
 

@@ -1,14 +1,15 @@
-"""Hierarchical VAE: stochastic layers above one another, whose inference climbs up and comes down like a ladder.
+"""Hierarchical VAE (ladder): stochastic layers above one another, inferred on the way up and down.
 
-An observation is made from the top: z_L ~ N(0, I), then z_i ~ p(z_i|z_{i+1}) = N(μ_i, diag σ_i²) with both from a network,
+An observation is made from the top: z_L ~ N(0, I), then z_i ~ p(z_i|z_{i+1}) = N(μ_i, diag σ_i²), both from a network,
 then x ~ p(x|z_1). On the way up a network gathers from x, layer by layer, what speaks for each z_i, as a Gaussian
-N(μ̂_i, diag σ̂_i²). On the way down it meets what the layer above expects, and the two are weighted by their precisions,
+N(μ̂_i, diag σ̂_i²). On the way down it meets what the layer above expects, and the two are weighed by their precisions,
 
-    q(z_i|z_{i+1}, x) = N(z_i; (μ̂_i σ̂_i⁻² + μ_i σ_i⁻²) / (σ̂_i⁻² + σ_i⁻²), 1 / (σ̂_i⁻² + σ_i⁻²)),      q(z_L|x) = N(μ̂_L, σ̂_L²),
+    q(z_i|z_{i+1}, x) = N(z_i; v (μ̂_i / σ̂_i² + μ_i / σ_i²), v),      1 / v = 1 / σ̂_i² + 1 / σ_i²,
 
-which is what Bayes' theorem does where everything is linear and Gaussian. An approximate posterior that only climbs must
-learn the layers above anew and leaves them unused; here they share the way down with the model itself (Sønderby et al.
-2016, §3). The bound, with the divergences in closed form, and its version for K importance weights are
+and q(z_L|x) = N(μ̂_L, σ̂_L²): which is what Bayes' theorem does where everything is linear and Gaussian. An approximate
+posterior that only climbs (Burda et al. 2016, §5) must learn the layers above anew, and leaves most of them unused;
+here they share the way down with the model itself (Sønderby et al. 2016, §3). The bound, with the divergences in
+closed form, and its version for K importance weights are
 
     log p(x) ≥ E_q[log p(x|z_1) − Σ_i KL(q(z_i|z_{i+1}, x) ‖ p(z_i|z_{i+1}))],
     log p(x) ≥ E[log 1/K Σ_k p(x, z_k) / q(z_k|x)],      z_k ~ q(z_1, …, z_L|x).
@@ -91,14 +92,13 @@ class HierarchicalVAE(Model):
         self.latent, self.samples, self.anneal = latent, samples, anneal
         self.likelihood = Likelihood(space, decoder, components)
         outside, inside, first, last = ends(space, network, channels, self.likelihood.outputs)
-        above = range(1, len(latent))
+        above, back = range(1, len(latent)), between[::-1]
         self.up = nn.ModuleList([nn.Sequential(*outside, *dense(first, *hidden))])
         self.up.extend(nn.Sequential(*dense(hidden[-1] if i == 1 else between[-1], *between)) for i in above)
         widths = (hidden[-1], *[between[-1]] * len(above))
         self.evidence = nn.ModuleList(nn.Linear(w, 2 * size) for w, size in zip(widths, latent, strict=True))
         self.down = nn.ModuleList(
-            nn.Sequential(*dense(latent[i], *reversed(between)), nn.Linear(between[0], 2 * latent[i - 1]))
-            for i in above
+            nn.Sequential(*dense(latent[i], *back), nn.Linear(between[0], 2 * latent[i - 1])) for i in above
         )
         self.decoder = nn.Sequential(*dense(latent[0], *reversed(hidden)), nn.Linear(hidden[0], last), *inside)
         self.register_buffer("annealed", torch.tensor(0.0 if anneal else 1.0))
