@@ -15,7 +15,7 @@ from tacit.spaces import Images, Tokens, Vectors
 from tacit.training.learner import Learner
 from tacit.training.plan import reseed
 
-SMALL = {"hidden": (16,), "latent": 4, "labelled_per_batch": 8}
+SMALL = {"m1_hidden": (16,), "hidden": (16,), "latent": 4, "labelled_per_batch": 8}
 
 BINARY = Images(1, 3, 2, levels=2)
 KINDS = ("m1", "m2", "m1+m2")
@@ -33,7 +33,9 @@ def few_labels(space=BINARY, rows: int = 64, labelled: int = 16) -> Dataset:
 def random_model(kind="m2", space=BINARY, **arguments) -> SemiSupervisedVAE:
     """A model whose decoders depend on z and on the class, and whose posteriors are wide enough to weigh by."""
     torch.manual_seed(0)
-    model = SemiSupervisedVAE(space, classes=3, kind=kind, **{"hidden": (8,), "latent": 2} | arguments)
+    model = SemiSupervisedVAE(
+        space, classes=3, kind=kind, **{"m1_hidden": (8,), "hidden": (8,), "latent": 2} | arguments
+    )
     model.adapt(few_labels(space))
     with torch.no_grad():
         for p in (model.m1 or model.m2).decoder.parameters():
@@ -209,7 +211,7 @@ def test_the_style_carries_less_of_the_class_than_a_code_that_is_not_told_it():
     told: dict[str, float] = {}
     for kind in ("m1", "m2"):
         torch.manual_seed(1)
-        model = SemiSupervisedVAE(Vectors(2), classes=3, kind=kind, hidden=(16,), latent=2)
+        model = SemiSupervisedVAE(Vectors(2), classes=3, kind=kind, m1_hidden=(16,), hidden=(16,), latent=2)
         model.adapt(data)
         optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
         for _ in range(400):
@@ -274,6 +276,7 @@ def test_what_cannot_be_done_is_a_sentence():
         ({"share": 1.0}, "share is 1.0: give the fraction"),
         ({"weight": -1.0}, "weight is -1.0: give at least 0"),
         ({"latent": 0}, "latent is 0"),
+        ({"m1_hidden": (0,)}, "m1_hidden is"),
         ({"labelled_per_batch": 0}, "labelled_per_batch is 0"),
         ({"decoder": "gaussian"}, "decoder is 'gaussian', no likelihood of"),
     ):
@@ -300,7 +303,9 @@ def test_it_learns_classes_from_a_few_labels(kind):
     truth = torch.arange(300) % 3
     x = ((torch.rand(3, 16) < 0.5)[truth] ^ (torch.rand(300, 16) < 0.1)).to(torch.uint8).view(300, 1, 4, 4)
     data = Dataset(Images(1, 4, 4, 2), x, torch.where(torch.arange(300) < 12, truth, -1))
-    model = SemiSupervisedVAE(data.space, classes=3, kind=kind, hidden=(16,), latent=2, labelled_per_batch=6)
+    model = SemiSupervisedVAE(
+        data.space, classes=3, kind=kind, m1_hidden=(16,), hidden=(16,), latent=2, labelled_per_batch=6
+    )
     model.adapt(data)
     learner = Learner(model.train(), dataclasses.replace(model.recipe, learning_rate=0.01, ema=None))
     step = 0

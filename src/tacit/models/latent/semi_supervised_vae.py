@@ -57,7 +57,8 @@ class SemiSupervisedVAE(Conditional):
         classes: how many classes the labels name.
         kind: "m1", "m2" or "m1+m2".
         latent: dimensions of z; of both, in "m1+m2".
-        hidden: units of the fully connected hidden layers of every network; decoders have them in reverse.
+        m1_hidden: units of the fully connected hidden layers of M1's encoder; its decoder has them in reverse.
+        hidden: of the classifier and of M2's networks, likewise; M2 computes its decoder's for every class.
         network: "mlp", fully connected alone, or "conv", which takes images through convolutions first.
         channels: of the convolutions, each of which halves height and width; for "conv" alone.
         decoder: "bernoulli" (binary images), "logistic" (images) or "gaussian" (tables); by default what suits.
@@ -85,7 +86,8 @@ class SemiSupervisedVAE(Conditional):
         classes: int,
         kind: Literal["m1", "m2", "m1+m2"] = "m1+m2",
         latent: int = 50,
-        hidden: tuple[int, ...] = (500, 500),
+        m1_hidden: tuple[int, ...] = (600, 600),
+        hidden: tuple[int, ...] = (500,),
         network: Literal["mlp", "conv"] = "mlp",
         channels: tuple[int, ...] = (32, 64),
         decoder: Literal["bernoulli", "logistic", "gaussian"] | None = None,
@@ -98,7 +100,8 @@ class SemiSupervisedVAE(Conditional):
             raise TacitError(f"kind is {kind!r}: give 'm1', 'm2' or 'm1+m2'")
         if classes < 2:
             raise TacitError(f"classes={classes} leaves nothing to tell apart: have labels of at least two classes")
-        check_at_least(1, latent=latent, hidden=hidden, channels=channels, labelled_per_batch=labelled_per_batch)
+        check_at_least(1, latent=latent, m1_hidden=m1_hidden, hidden=hidden, channels=channels)
+        check_at_least(1, labelled_per_batch=labelled_per_batch)
         check_at_least(0, weight=weight)
         if not 0 < share < 1:
             raise TacitError(f"share is {share}: give the fraction of the budget that M1 learns in, between 0 and 1")
@@ -108,7 +111,7 @@ class SemiSupervisedVAE(Conditional):
         self.m2: M2 | None = None
         self.told: nn.Sequential | None = None
         if kind != "m2":
-            self.m1 = VAE(space, latent=latent, hidden=hidden, network=network, channels=channels, decoder=decoder)
+            self.m1 = VAE(space, latent=latent, hidden=m1_hidden, network=network, channels=channels, decoder=decoder)
         if kind == "m1":
             self.told = nn.Sequential(*dense(latent, *hidden), nn.Linear(hidden[-1], classes))
         elif kind == "m2":
