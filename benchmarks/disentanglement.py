@@ -85,8 +85,8 @@ def main(
                 target=first[field] if compared and field in _AIMED_AT else None,
                 reference={"value": first[field], "source": f"β = {betas[0]:g}, this run"} if compared else None,
                 reason="this β is not the one that suits this network and budget",
-                note=f"{RECIPE}, {steps} steps, β {beta:g}: {', '.join(f'{v:.3f}' for v in values)}; uncertainty is the "
-                "standard deviation over seeds",
+                note=f"{RECIPE}, {steps} steps, β {beta:g}: {', '.join(f'{v:.3f}' for v in values)}; uncertainty is "
+                "the standard deviation over seeds",
                 packages=("scikit-learn",),
             )
             first.setdefault(field, mean)
