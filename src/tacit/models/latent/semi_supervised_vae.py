@@ -45,7 +45,7 @@ from tacit.models.latent.vae import VAE, gaussian_kl
 from tacit.nn import noise
 from tacit.spaces import Images, Space, Vectors
 
-# Below this log scale a feature's Gaussian would only chase features that M1 does not use.
+# Features are as wide as their posteriors: a log scale below this would only chase a few rows.
 _LOWEST = -5.0
 
 
@@ -56,7 +56,7 @@ class SemiSupervisedVAE(Conditional):
         space: images, or vectors.
         classes: how many classes the labels name.
         kind: "m1", "m2" or "m1+m2".
-        latent: dimensions of z; of both, in "m1+m2".
+        latent: dimensions of z, in "m1+m2" of both; by default 50, or as many as the data has where that is fewer.
         m1_hidden: units of the fully connected hidden layers of M1's encoder; its decoder has them in reverse.
         hidden: of the classifier and of M2's networks, likewise; M2 computes its decoder's for every class.
         network: "mlp", fully connected alone, or "conv", which takes images through convolutions first.
@@ -85,7 +85,7 @@ class SemiSupervisedVAE(Conditional):
         *,
         classes: int,
         kind: Literal["m1", "m2", "m1+m2"] = "m1+m2",
-        latent: int = 50,
+        latent: int | None = None,
         m1_hidden: tuple[int, ...] = (600, 600),
         hidden: tuple[int, ...] = (500,),
         network: Literal["mlp", "conv"] = "mlp",
@@ -100,6 +100,7 @@ class SemiSupervisedVAE(Conditional):
             raise TacitError(f"kind is {kind!r}: give 'm1', 'm2' or 'm1+m2'")
         if classes < 2:
             raise TacitError(f"classes={classes} leaves nothing to tell apart: have labels of at least two classes")
+        latent = min(50, space.dimensions) if latent is None else latent
         check_at_least(1, latent=latent, m1_hidden=m1_hidden, hidden=hidden, channels=channels)
         check_at_least(1, labelled_per_batch=labelled_per_batch)
         check_at_least(0, weight=weight)
