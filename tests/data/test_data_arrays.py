@@ -156,6 +156,24 @@ def test_npz_finds_data_and_labels(tmp_path):
         load(tmp_path / "d.npz")
 
 
+def test_npz_with_factors(tmp_path):
+    x, value = RNG.random((30, 4)), RNG.choice([0.5, 2.0, 7.0], (30, 2))
+    np.savez(tmp_path / "a.npz", x=x, factors=value)
+    data = load(tmp_path / "a.npz")
+    assert data.factor_names == ("factor 0", "factor 1")
+    assert np.array_equal(np.array([0.5, 2.0, 7.0])[data.factors.numpy()], value)
+    parts = {"x_train": x[:20], "x_test": x[20:], "factors_train": value[:20], "factors_test": value[20:]}
+    np.savez(tmp_path / "b.npz", **parts)
+    test = load(tmp_path / "b.npz").official["test"]
+    assert np.array_equal(np.array([0.5, 2.0, 7.0])[test.factors.numpy()], value[20:])
+    np.savez(tmp_path / "c.npz", **{name: part for name, part in parts.items() if name != "factors_test"})
+    with pytest.raises(DataError, match="has none of factors for the 10 rows of its test part"):
+        load(tmp_path / "c.npz")
+    np.savez(tmp_path / "d.npz", x=x, factors=value[:, 0])
+    with pytest.raises(DataError, match=r"an array of shape \(30,\) of factors for the 30 rows of its train part"):
+        load(tmp_path / "d.npz")
+
+
 @pytest.mark.parametrize("form", ["x_{}", "{}_images"])
 def test_npz_with_official_parts(tmp_path, form):
     x = RNG.integers(0, 256, (30, 4, 4), dtype=np.uint8)

@@ -1,8 +1,10 @@
 """`load` by path and by name, and the sentences that say what went wrong."""
 
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +55,40 @@ def test_digits_and_photographs():
     assert colour.label[259:261].tolist() == [0, 1] and colour.class_names == ("china", "flower")
     with pytest.raises(DataError, match="do not fit"):
         load("photographs", size=500)
+
+
+def test_sprites_are_every_combination_of_their_factors():
+    data = load("sprites")
+    sizes = [3, 6, 8, 16, 16]
+    assert data.space == Images(1, 32, 32, levels=2) and data.x.max() == 1
+    assert data.factor_names == ("shape", "scale", "rotation", "x", "y")
+    assert torch.equal(data.factors, torch.cartesian_prod(*map(torch.arange, sizes)))
+    assert torch.equal(data.label, data.factors[:, 0]) and data.class_names == ("square", "ellipse", "heart")
+    x = data.x[:, 0].view(*sizes, 32, 32)
+    # A step of x is a column to the right, a step of y a row down, and no ink is lost at a border.
+    assert torch.equal(x[:, :, :, 1:, :, :, 1:], x[:, :, :, :-1, :, :, :-1])
+    assert torch.equal(x[:, :, :, :, 1:, 1:, :], x[:, :, :, :, :-1, :-1, :])
+    ink = x.sum((-1, -2))
+    assert (ink == ink[:, :, :, :1, :1]).all()
+    assert (ink[:, 1:].float().mean(2) > ink[:, :-1].float().mean(2)).all(), "scales rise"
+    largest = ink[:, -1, :, 0, 0].float().mean(1)
+    areas = 49 * torch.tensor([1.4**2, math.pi / 2, 3.662 / 1.25**2])  # 3.662 is that of the heart's own curve
+    torch.testing.assert_close(largest, areas, rtol=0.05, atol=0)
+    width_by_row = x[2, -1, 0, 0, 0].sum(1)
+    assert width_by_row.argmax() < width_by_row.nonzero().median(), "a heart stands on its tip"
+    # Images of different factors differ, but for the few turns that the smallest shapes have no pixels for.
+    first = x[:, 2:, :, 0, 0].reshape(-1, 32 * 32)
+    assert len(first.unique(dim=0)) >= 0.95 * len(first)
+
+
+def test_factors_stay_with_their_rows():
+    data = load("sprites")
+    for part in data.parts():
+        shape, scale, turn, left, top = part.factors.T
+        assert torch.equal(part.x, data.x[(((shape * 6 + scale) * 8 + turn) * 16 + left) * 16 + top])
+    assert data.take(slice(3, 9)).factors.shape == (6, 5)
+    with pytest.raises(DataError, match=r"factors of shape \(36864, 5\) and 4 names of factors for 36864 rows"):
+        replace(data, factor_names=data.factor_names[:4])
 
 
 def test_moving_digits_are_digits_that_move():

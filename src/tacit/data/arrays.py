@@ -3,7 +3,8 @@
 What an array is, is told by its shape and dtype: (rows, features) is a table; uint8 of (rows, height, width), (rows,
 channels, height, width) or (rows, height, width, channels) are images, of (rows, frames, channels, height, width) or
 (rows, frames, height, width, channels) clips. `image_shape` says that a table's rows are images or clips laid flat.
-Those that hold only 0 and 1 are binary (`levels=2`).
+Those that hold only 0 and 1 are binary (`levels=2`). An array `factors`, (rows, factors), of an `.npz` says what the
+observations were generated from.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from tacit.data import storage
@@ -27,6 +30,7 @@ from tacit.spaces import Images, Space, Vectors, Video
 
 _DATA_KEYS = ("x", "data", "images", "image", "features", "arr_0")
 _LABEL_KEYS = ("y", "label", "labels", "target", "targets")
+_FACTOR_KEYS = ("factors",)
 _BLOCK_BYTES = 2**26
 _ROUNDING = 1e-3  # what float32 may have lost of a number below 256
 _TORCH_DTYPES = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8")
@@ -200,19 +204,46 @@ def read_numpy(
 ) -> Dataset:
     """`.npy` (one array) and `.npz` (arrays by name; those called like parts, as `x_test`, are official parts)."""
     found: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+    factors: dict[str, np.ndarray] = {}
     for part, of_part in by_part(files).items():
         path = one_file(root.name, of_part, "array files")
         if path.suffix.lower() == ".npz":
             arrays = npz(path, memory)
             parts = choose(path.name, arrays, key, label)
-            found.update(parts if list(parts) != ["train"] else {part: parts["train"]})
+            alone = list(parts) == ["train"]
+            found.update({part: parts["train"]} if alone else parts)
+            of_name = {k: a for k, a in arrays.items() if _of_names({k: a}, _FACTOR_KEYS)}
+            factors.update({part if alone else part_of(k) or "train": a for k, a in of_name.items()})
         else:
             if label is not None or key is not None:
                 raise DataError(
                     f"{path.name} is one array, without names such as {label or key!r}: save an .npz for labels"
                 )
             found[part] = _npy(path), None
-    return from_arrays(root.name, found, image_shape=image_shape, memory=memory)
+    data = from_arrays(root.name, found, image_shape=image_shape, memory=memory)
+    return _with_factors(data, factors) if factors else data
+
+
+def _with_factors(data: Dataset, factors: Mapping[str, np.ndarray]) -> Dataset:
+    """The data with factors by part, each numbered in the order of its values.
+
+    Raises:
+        DataError: a part lacks factors, or they are no table of one row for each observation.
+    """
+    parts = {"train" if "train" in factors else next(iter(factors)): data, **data.official}
+    for part, of_part in parts.items():
+        shape = factors[part].shape if part in factors else None
+        if shape is None or len(shape) != 2 or shape[0] != len(of_part):
+            has = "none" if shape is None else f"an array of shape {shape}"
+            raise DataError(
+                f"{data.name} has {has} of factors for the {len(of_part)} rows of its {part} part: give (rows, factors)"
+            )
+    columns = np.concatenate([factors[part] for part in parts]).T
+    numbers = np.stack([np.unique(column, return_inverse=True)[1] for column in columns], 1)
+    split = dict(zip(parts, torch.from_numpy(numbers).long().split([len(of) for of in parts.values()]), strict=True))
+    names = tuple(f"factor {i}" for i in range(len(columns)))
+    official = {p: replace(of, factors=split[p], factor_names=names) for p, of in data.official.items()}
+    return replace(data, factors=next(iter(split.values())), factor_names=names, official=official)
 
 
 def _npy(path: Path) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Data that needs neither files nor network: scikit-learn's digits, still and moving, photographs, 2-D toy densities.
+"""Data that needs neither files nor network: scikit-learn's digits, still and moving, photographs, sprites, 2-D toys.
 
 The toys are drawn with a fixed seed, so that everyone has the same rows. Their parameters are those of the papers in
 which they are usual: 25 gaussians as in PacGAN (Lin et al. 2018, arXiv:1712.04086: a grid of spacing 2, σ = 0.05);
 8 gaussians, checkerboard and rings as in FFJORD (Grathwohl et al. 2019, arXiv:1810.01367); moons as scikit-learn makes
 them, with σ = 0.1. Moving digits are to scikit-learn's digits what Moving MNIST (Srivastava, Mansimov & Salakhutdinov
-2015, arXiv:1502.04681) is to MNIST.
+2015, arXiv:1502.04681) is to MNIST, and sprites are a small dSprites (Matthey et al. 2017).
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _CLIPS = {"train": 5000, "valid": 1000, "test": 1000}
 _HELD_OUT_SCANS = 200
 _FRAMES, _SIDE = 10, 16
 _INK = 8  # from this level up a pixel of a scan is ink
+_SHAPES = ("square", "ellipse", "heart")
+_SPRITE_SIDE, _SPRITE_RADIUS, _POSITIONS, _SCALES, _TURNS = 32, 7, 16, 6, 8
 
 
 def digits() -> Dataset:
@@ -77,6 +79,45 @@ def _bouncing(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     for y, x in np.ndindex(size, size):
         clips[row, frame, 0, corner[..., 0] + y, corner[..., 1] + x] = pictures[:, None, y, x]
     return clips
+
+
+def sprites() -> Dataset:
+    """Binary images, 32 × 32, of one white shape: every combination of five factors once, 36,864 rows.
+
+    The factors are those of dSprites: the shape, which is also the label; 6 scales from half the largest; 8 rotations;
+    16 positions from left to right, and 16 from top to bottom, a pixel apart. Rotations share a quarter turn and not
+    a whole one: a square looks the same after a quarter, and what no image shows no code could tell.
+    """
+    at = np.arange(-_SPRITE_RADIUS, _SPRITE_RADIUS + 1)
+    angle = np.arange(_TURNS) / _TURNS * np.pi / 2
+    cos, sin = (f(angle)[:, None, None] / _SPRITE_RADIUS for f in (np.cos, np.sin))
+    across, up = at[None, :], -at[:, None]
+    scale = np.linspace(0.5, 1, _SCALES)[:, None, None, None]
+    # Coordinates that turn with the shape and in which it fits into the unit circle: (scales, turns, side, side).
+    u, v = (cos * across + sin * up) / scale, (cos * up - sin * across) / scale
+    p, q = 1.25 * u, 1.25 * v + 0.25  # the heart's own curve, about the middle of the circle it fits into
+    inside = [
+        np.maximum(abs(u), abs(v)) <= 0.7,
+        u**2 + (2 * v) ** 2 <= 1,
+        (p**2 + q**2 - 1) ** 3 <= p**2 * q**3,
+    ]
+    patches = np.stack(inside).astype(np.uint8)
+    sizes = (*patches.shape[:3], _POSITIONS, _POSITIONS)
+    x = np.zeros((*sizes, 1, _SPRITE_SIDE, _SPRITE_SIDE), np.uint8)
+    first, side = (_SPRITE_SIDE - _POSITIONS - len(at) + 1) // 2, len(at)
+    for left, top in np.ndindex(_POSITIONS, _POSITIONS):
+        rows, columns = slice(first + top, first + top + side), slice(first + left, first + left + side)
+        x[:, :, :, left, top, 0, rows, columns] = patches
+    factors = torch.cartesian_prod(*(torch.arange(size) for size in sizes))
+    return Dataset(
+        Images(1, _SPRITE_SIDE, _SPRITE_SIDE, levels=2),
+        torch.from_numpy(x).flatten(0, 4),
+        factors[:, 0].clone(),
+        "sprites",
+        _SHAPES,
+        factors=factors,
+        factor_names=("shape", "scale", "rotation", "x", "y"),
+    )
 
 
 def photographs(*, size: int | tuple[int, int] | None = None, grey: bool = False) -> Dataset:
@@ -177,6 +218,7 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "moving-digits": moving_digits,
     "photographs": photographs,
+    "sprites": sprites,
     "moons": moons,
     "8-gaussians": eight_gaussians,
     "25-gaussians": twenty_five_gaussians,

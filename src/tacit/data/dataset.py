@@ -40,6 +40,9 @@ class Dataset:
         target: (rows, …), what belongs to each row and is no observation, as the actions of a clip; None without.
         name: what the user called it.
         class_names: names of the labels 0, 1, …
+        factors: (rows, factors) int64, the values of what the observations were generated from, each from 0; None where
+            that is not known.
+        factor_names: what each of them is.
         vocabulary: the symbols of a `Tokens` stream, by number.
         official: parts that the data itself brings ("test", "valid"); `x` is then its training part.
         source: the arguments of the `load` that read it, so that a run can read it again; None for data made in Python.
@@ -52,6 +55,8 @@ class Dataset:
     label: Tensor | None = None
     name: str = "data"
     class_names: tuple[str, ...] = ()
+    factors: Tensor | None = None
+    factor_names: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()
     official: dict[str, Dataset] = field(default_factory=dict)
     source: dict[str, Any] | None = None
@@ -62,6 +67,11 @@ class Dataset:
     def __post_init__(self) -> None:
         if len(self) < 1:
             raise DataError(f"{self.name} holds no observations: give a file or folder that has some")
+        if self.factors is not None and self.factors.shape != (len(self), len(self.factor_names)):
+            raise DataError(
+                f"{self.name} has factors of shape {tuple(self.factors.shape)} and {len(self.factor_names)} names of "
+                f"factors for {len(self)} rows: give a row for each, and a name for each column"
+            )
 
     def __repr__(self) -> str:
         of = f", {self.classes} classes" if self.classes else ""
@@ -95,9 +105,10 @@ class Dataset:
 
     def take(self, index: Tensor | slice) -> Dataset:
         """The data set of these rows alone. For a stream, `index` must be a slice of characters."""
-        label, target = (None if part is None else part[index] for part in (self.label, self.target))
+        beside = (self.label, self.target, self.factors)
+        label, target, factors = (None if part is None else part[index] for part in beside)
         x = Rows.of(self.x, index) if self.mapped and isinstance(index, Tensor) else self.x[index]
-        return replace(self, x=x, label=label, target=target, official={})
+        return replace(self, x=x, label=label, target=target, factors=factors, official={})
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data on another device; what lies on disk stays there, and only its batches move."""

@@ -37,6 +37,7 @@ BUILT_IN = (
     Entry("digits", "images 1×8×8, 17 levels", "1797", "UCI, handwritten digits, in scikit-learn"),
     Entry("moving-digits", "video 10×1×16×16, 2 levels", "5000 + 1000 + 1000", "those digits, bouncing off walls"),
     Entry("photographs", "images 3×32×32", "520", "patches of scikit-learn's two photographs"),
+    Entry("sprites", "images 1×32×32, 2 levels", "36864", "shapes of known factors, as in Matthey et al. 2017"),
     Entry("moons", "vectors 2", "20000", "two interleaved half circles"),
     Entry("8-gaussians", "vectors 2", "20000", "Grathwohl et al. 2019"),
     Entry("25-gaussians", "vectors 2", "20000", "Lin et al. 2018 (PacGAN)"),

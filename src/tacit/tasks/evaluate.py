@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from tacit.capabilities import Embeds, HasDensity, has
+from tacit.capabilities import Embeds, Encodes, HasDensity, has
 from tacit.data import Dataset, load
 from tacit.errors import CapabilityError, SpaceError
 from tacit.metrics import probes
+from tacit.metrics.disentanglement import disentanglement
 from tacit.model import Model
 from tacit.tasks.embed import features
 from tacit.tasks.run import Run, in_batches
@@ -25,6 +26,8 @@ from tacit.training.plan import reseed
 _PROBE_ROWS = 20_000
 # Of a batch at most: networks that keep the resolution hold tens of features for every entry of it.
 _ENTRIES = 2**20
+# Entries of a code that are asked which factors they say; in a code as large as the data each pixel would be.
+_MOST_CODES = 256
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,14 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured; None where the model lacks the capability or the data has no labels."""
+    """What was measured; None where the model lacks the capability, or the data labels or factors."""
 
     model: str
     data: str
     likelihood: Likelihood | None = None
     accuracy: float | None = None
     probes: dict[str, Any] | None = None
+    disentanglement: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready record."""
@@ -64,7 +68,9 @@ class Evaluation:
 def evaluate(
     run: Path, data: str | Dataset | None = None, *, rows: int | None = None, json: bool = False
 ) -> Evaluation:
-    """Bits per dimension, classification accuracy and probe accuracy on held-out data, as far as the model has them.
+    """Bits per dimension, accuracy of classes and probes on held-out data, as far as the model has them.
+
+    Of data with known factors, also how far codes of up to 256 numbers disentangle them.
 
     Args:
         run: the run folder.
@@ -102,6 +108,11 @@ def measure(run: Run, on: Dataset | None = None, *, rows: int | None = None) -> 
     if isinstance(model, Embeds) and test.label is not None and run.record["data"]["source"] is not None:
         train = run.data().parts()[0]
         measured["probes"] = _probes(model, train, test)
+    if isinstance(model, Encodes) and test.factors is not None:
+        one = test[torch.arange(1)].to(model.device)
+        if model.encode(one).numel() <= _MOST_CODES:
+            codes = torch.cat([model.encode(x).flatten(1) for x in in_batches(test, 512, model.device)])
+            measured["disentanglement"] = asdict(disentanglement(codes, test.factors))
     if not measured:
         raise CapabilityError(
             f"{run.record['model']} has no density, and {test.name} has no labels to probe its features with: "
@@ -173,5 +184,11 @@ def _table(measured: Evaluation) -> Table:
         table.add_row(
             f"labels told from {'features' if layer == 'embed' else layer}",
             f"{knn['accuracy']:.2%} by {knn['k']} nearest neighbours, {linear['accuracy']:.2%} by logistic regression",
+        )
+    if (found := measured.disentanglement) is not None:
+        table.add_row(
+            "disentanglement",
+            f"β-VAE score {found['beta_vae']:.3f}, mutual information gap {found['gap']:.3f}, DCI "
+            f"{found['disentanglement']:.3f}, {found['completeness']:.3f}, {found['informativeness']:.3f}",
         )
     return table

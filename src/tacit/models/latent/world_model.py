@@ -274,12 +274,7 @@ class WorldModel(Model):
             TacitError: `known` is no bool mask of a clip, or says anything but that whole frames, the first, are known.
         """
         x = self.space.check_values(x)
-        if tuple(known.shape) != self.space.shape or known.dtype != torch.bool:
-            raise TacitError(
-                f"known is {str(known.dtype).removeprefix('torch.')} of shape {tuple(known.shape)}: give a bool mask "
-                f"of shape {self.space.shape}, True where entries are given"
-            )
-        frames = int(known.flatten(1).all(1).sum())
+        frames = int(self.space.check_known(known).flatten(1).all(1).sum())
         if bool(known[frames:].any()):
             raise TacitError("known must be whole frames, from the first on: a dream goes forward")
         if frames == len(known):

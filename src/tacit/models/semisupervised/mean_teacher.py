@@ -31,9 +31,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tacit.data import Dataset
-from tacit.errors import DataError, TacitError
+from tacit.errors import TacitError
 from tacit.losses.consistency import ramp_up, softmax_mse
 from tacit.model import Batch, Losses, Model, Progress, Recipe
+from tacit.models._few_labels import check_labels, labelled_and_unlabelled
 from tacit.nn import noise
 from tacit.nn.augment import Augment
 from tacit.nn.bijections import Standardise, adapt_to
@@ -136,36 +137,13 @@ class MeanTeacher(Model):
 
     def adapt(self, data: Dataset) -> None:
         """Raise DataError unless every class has a labelled row; take means and deviations of a table."""
-        known = torch.empty(0, dtype=torch.long) if data.label is None else data.label[data.label >= 0]
-        if not len(known):
-            raise DataError(f"{data.name} has no labels, and mean-teacher needs some: label a few rows of each class")
-        missing = (torch.bincount(known.cpu(), minlength=self.classes) == 0).nonzero().flatten().tolist()
-        if missing:
-            names = [data.class_names[c] if data.class_names else str(c) for c in missing]
-            raise DataError(
-                f"{data.name} has no labelled row of class {', '.join(names)}: label at least one of each class"
-            )
+        check_labels(data, self.classes, "mean-teacher")
         if isinstance(self.space, Vectors):
             adapt_to(self.standardise, data)
 
     def batches(self, data: Dataset, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-        """`labelled_per_batch` labelled rows (at most half a batch), then unlabelled ones; these make the epoch.
-
-        Labelled rows are dealt round and round, each as often as any other; where every row is labelled, the
-        unlabelled part of a batch is drawn from all of them.
-        """
-        if data.label is None:
-            raise DataError(f"{data.name} has no labels, and mean-teacher needs some: label a few rows of each class")
-        known = (data.label >= 0).cpu()
-        labelled = known.nonzero().flatten()
-        rest = (~known).nonzero().flatten() if not known.all() else labelled
-        share = min(self.labelled_per_batch, max(1, size // 2))
-        dealt = labelled[:0]
-        for unlabelled in rest[torch.randperm(len(rest), generator=generator)].split(max(1, size - share)):
-            while len(dealt) < share:
-                dealt = torch.cat([dealt, labelled[torch.randperm(len(labelled), generator=generator)]])
-            yield torch.cat([dealt[:share], unlabelled])
-            dealt = dealt[share:]
+        """`labelled_per_batch` labelled rows (at most half a batch), then unlabelled ones; these make the epoch."""
+        return labelled_and_unlabelled(data, size, self.labelled_per_batch, generator, "mean-teacher")
 
     def loss(self, batch: Batch) -> Losses:
         """Cross-entropy of the labelled rows and the weighted disagreement of all rows with the teacher."""
