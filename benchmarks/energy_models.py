@@ -65,7 +65,7 @@ def likelihood(name: str, steps: int, seed: int, out: Path) -> None:
     record(
         name,
         data.name,
-        "nats" if binary else "bits-per-dimension",
+        "nll" if binary else "bits-per-dimension",
         figures.mean().item(),
         split="test",
         unit="nats" if binary else "bits/dim",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json as json_
 from dataclasses import asdict
 from pathlib import Path
@@ -50,17 +51,18 @@ def results(name: str) -> list[dict[str, Any]]:
 
 
 def _list(entries: tuple[catalogue.Entry, ...]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("model", "family", "takes", "can", "what it is"):
-        table.add_column(column, no_wrap=column == "model")
-    for entry in entries:
-        table.add_row(
-            f"[bold]{entry.name}",
-            entry.family,
-            ", ".join(entry.spaces) + (" with labels" if entry.needs_labels else ""),
-            ", ".join(entry.capabilities),
-            escape(entry.description),
-        )
+    """Two columns, for which eighty characters to a line suffice: the name; what it is, and below what it can do."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for family, members in itertools.groupby(entries, key=lambda entry: entry.family):
+        table.add_row(f"\n[bold underline]{family}")
+        for entry in members:
+            takes = " or ".join(entry.spaces) + (" with labels" if entry.needs_labels else "")
+            table.add_row(
+                f"[bold]{entry.name}",
+                f"{escape(entry.description)}\n[dim]for {takes}: {', '.join(entry.capabilities)}[/]",
+            )
     return table
 
 
