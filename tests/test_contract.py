@@ -88,8 +88,10 @@ DATA = {
 }
 
 
-def cases(capability: str | None = None, *, learns: bool = False, skipped: tuple[str, ...] = ()):
-    """(name, data) of every model and kind of data it takes: those with `capability`, those that learn by steps.
+def cases(
+    capability: str | None = None, *, learns: bool = False, method: str | None = None, skipped: tuple[str, ...] = ()
+):
+    """(name, data) of every model and kind of data it takes: with `capability`, with `method`, that learn by steps.
 
     Those of one model and data are tested by the same process, which fits it once.
     """
@@ -101,6 +103,7 @@ def cases(capability: str | None = None, *, learns: bool = False, skipped: tuple
         and DATA[data].space.kind in entry.spaces
         and (capability is None or capability in entry.capabilities)
         and not (learns and catalogue.load(entry.name).learns_exactly())
+        and (method is None or hasattr(catalogue.load(entry.name), method))
     ]
     return pytest.mark.parametrize(("name", "data"), found)
 
@@ -284,6 +287,13 @@ def test_sample(name, data, run):
     assert torch.isfinite(x.float()).all()
     assert torch.equal(x, draw(model, 5, seed=1)), "the same seed draws the same"
     draw(model, 2, temperature=0.5, seed=1)
+
+
+@cases("sample", method="chain")
+def test_a_chain_is_rows_of_frames(name, data, run):
+    model = run.model
+    frames = draw(model, 2, seed=1, temperature=0.8, frames=3)
+    assert frames.shape == (6, *model.space.shape) and frames.dtype == model.space.torch_dtype
 
 
 @cases("embed")

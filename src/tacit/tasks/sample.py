@@ -49,7 +49,7 @@ def sample(
         length: of a text or recording, where the model draws others than it was fitted on.
         steps: passes of the network for a draw, of diffusion models.
         solver: how a diffusion model goes from step to step: "ddim", or "dpm++" where steps are few.
-        chain: frames of the way from noise to each draw, which makes a row of the picture, of diffusion models.
+        chain: frames of the way from noise to each draw, which makes a row of the picture, of models that go one.
         seed: of the draw; the same seed draws the same samples.
         out: the folder to write to; RUN/samples by default.
 

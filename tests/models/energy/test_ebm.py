@@ -127,8 +127,8 @@ def test_images_of_odd_sizes_stay_in_their_levels() -> None:
     space = Images(4, 9, 11, 17)
     model = EBM(space, **SMALL).eval()
     frames = model.chain(3, 4)
-    assert frames.shape == (4, 3, *space.shape) and frames.dtype == torch.uint8 and frames.max() <= 16
-    assert model.energy(frames[0]).shape == (3,)
+    assert frames.shape == (3, 4, *space.shape) and frames.dtype == torch.uint8 and frames.max() <= 16
+    assert model.energy(frames[:, 0]).shape == (3,)
 
 
 def test_clear_errors() -> None:

@@ -99,7 +99,7 @@ def test_images_of_odd_sizes_stay_in_their_levels() -> None:
     space = Images(3, 9, 11, 5)
     model = GeneratorEBM(space, **SMALL).eval()
     frames = model.chain(2, 3)
-    assert frames.shape == (3, 2, *space.shape) and frames.dtype == torch.uint8 and frames.max() <= 4
+    assert frames.shape == (2, 3, *space.shape) and frames.dtype == torch.uint8 and frames.max() <= 4
     assert model.decode(torch.randn(2, 3)).shape == (2, *space.shape)
 
 

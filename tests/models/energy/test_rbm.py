@@ -280,4 +280,4 @@ def test_what_is_known_is_held_and_the_rest_follows_the_conditional() -> None:
 def test_a_chain_starts_from_noise() -> None:
     model = RBM(Images(1, 4, 4, 30), hidden=3)
     frames = model.chain(5, 3)
-    assert frames.shape == (3, 5, 1, 4, 4) and frames.dtype == torch.uint8 and frames.max() < 30
+    assert frames.shape == (5, 3, 1, 4, 4) and frames.dtype == torch.uint8 and frames.max() < 30

@@ -298,14 +298,14 @@ class DBM(Boltzmann):
         return self._observations(self._gibbs(self._start(count), self.burn_in, torch.rand, temperature)[0])
 
     @torch.no_grad()
-    def chain(self, count: int, frames: int) -> Tensor:
-        """`count` Gibbs chains from noise to samples, one step a frame: (frames, count, *space.shape), uint8."""
+    def chain(self, count: int, frames: int, *, temperature: float = 1.0) -> Tensor:
+        """`count` Gibbs chains from noise to samples, one step a frame: (count, frames, *space.shape)."""
         s = self._layers(torch.randint(2, (count, sum(self.sizes)), device=self.device))
         found = [s[0]]
         for _ in range(frames - 1):
-            s = self._gibbs(s, 1, torch.rand)
+            s = self._gibbs(s, 1, torch.rand, temperature)
             found.append(s[0])
-        return torch.stack([self._observations(v) for v in found])
+        return torch.stack([self._observations(v) for v in found], 1)
 
     @torch.no_grad()
     def complete(self, x: Tensor, known: Tensor, *, temperature: float = 1.0) -> Tensor:

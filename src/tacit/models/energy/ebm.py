@@ -135,12 +135,12 @@ class EBM(DeepEnergy):
         return self._from_network(self._moved(self._start(count), self.burn_in, torch.randn, temperature))
 
     @torch.no_grad()
-    def chain(self, count: int, frames: int) -> Tensor:
-        """`count` chains from noise, `langevin_steps` a frame: (frames, count, *space.shape)."""
+    def chain(self, count: int, frames: int, *, temperature: float = 1.0) -> Tensor:
+        """`count` chains from noise, `langevin_steps` a frame: (count, frames, *space.shape)."""
         found = [self._noise_of(count, torch.randn)]
         for _ in range(frames - 1):
-            found.append(self._moved(found[-1], self.langevin_steps, torch.randn))
-        return torch.stack([self._from_network(x) for x in found])
+            found.append(self._moved(found[-1], self.langevin_steps, torch.randn, temperature))
+        return torch.stack([self._from_network(x) for x in found], 1)
 
     @torch.no_grad()
     def complete(self, x: Tensor, known: Tensor, *, temperature: float = 1.0) -> Tensor:

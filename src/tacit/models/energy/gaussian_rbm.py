@@ -243,12 +243,12 @@ class GaussianRBM(Boltzmann):
         return self._observations(self._gibbs(self._start(count), self.burn_in, _OfRows, temperature))
 
     @torch.no_grad()
-    def chain(self, count: int, frames: int) -> Tensor:
-        """`count` Gibbs chains from noise to samples, one step a frame: (frames, count, *space.shape)."""
+    def chain(self, count: int, frames: int, *, temperature: float = 1.0) -> Tensor:
+        """`count` Gibbs chains from noise to samples, one step a frame: (count, frames, *space.shape)."""
         found = [torch.randn(count, len(self.weight), device=self.device)]
         for _ in range(frames - 1):
-            found.append(self._gibbs(found[-1], 1, _OfRows))
-        return torch.stack([self._observations(v) for v in found])
+            found.append(self._gibbs(found[-1], 1, _OfRows, temperature))
+        return torch.stack([self._observations(v) for v in found], 1)
 
     @torch.no_grad()
     def complete(self, x: Tensor, known: Tensor, *, temperature: float = 1.0) -> Tensor:

@@ -205,12 +205,12 @@ class GeneratorEBM(DeepEnergy):
         return self._from_network(self._moved(x, self.refine, torch.randn, temperature))
 
     @torch.no_grad()
-    def chain(self, count: int, frames: int) -> Tensor:
-        """`count` Langevin chains from draws of the generator, ten steps a frame: (frames, count, *space.shape)."""
-        found = [self._observed(count)]
+    def chain(self, count: int, frames: int, *, temperature: float = 1.0) -> Tensor:
+        """`count` Langevin chains from draws of the generator, ten steps a frame: (count, frames, *space.shape)."""
+        found = [self._observed(count, temperature)]
         for _ in range(frames - 1):
-            found.append(self._moved(found[-1], 10, torch.randn))
-        return torch.stack([self._from_network(x) for x in found])
+            found.append(self._moved(found[-1], 10, torch.randn, temperature))
+        return torch.stack([self._from_network(x) for x in found], 1)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:

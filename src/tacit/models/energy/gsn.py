@@ -223,11 +223,11 @@ class GSN(Model):
         return self._observations(self._walk(self._start(count), self.burn_in, temperature))
 
     @torch.no_grad()
-    def chain(self, count: int, frames: int) -> Tensor:
-        """`count` chains from independent entries, one step a frame: (frames, count, *space.shape)."""
+    def chain(self, count: int, frames: int, *, temperature: float = 1.0) -> Tensor:
+        """`count` chains from independent entries, one step a frame: (count, frames, *space.shape)."""
         found = [self._start(count)]
-        self._walk(found[0], frames - 1, found=found)
-        return torch.stack([self._observations(x) for x in found])
+        self._walk(found[0], frames - 1, temperature, found=found)
+        return torch.stack([self._observations(x) for x in found], 1)
 
     @torch.no_grad()
     def complete(self, x: Tensor, known: Tensor, *, temperature: float = 1.0) -> Tensor:

@@ -320,13 +320,13 @@ class RBM(Boltzmann):
         return self._unbinned(k, temperature).view(count, *self.space.shape)
 
     @torch.no_grad()
-    def chain(self, count: int, frames: int) -> Tensor:
-        """`count` Gibbs chains from noise to samples, one step a frame: (frames, count, *space.shape), uint8."""
+    def chain(self, count: int, frames: int, *, temperature: float = 1.0) -> Tensor:
+        """`count` Gibbs chains from noise to samples, one step a frame: (count, frames, *space.shape)."""
         k = torch.randint(self.bins, (count, len(self.weight)), device=self.device, dtype=torch.uint8)
         found = [k]
         for _ in range(frames - 1):
-            found.append(k := self._gibbs(k, 1, torch.rand))
-        return torch.stack([self._unbinned(k, 1.0).view(count, *self.space.shape) for k in found])
+            found.append(k := self._gibbs(k, 1, torch.rand, temperature))
+        return torch.stack([self._unbinned(k, temperature).view(count, *self.space.shape) for k in found], 1)
 
     @torch.no_grad()
     def complete(self, x: Tensor, known: Tensor, *, temperature: float = 1.0) -> Tensor:
