@@ -89,6 +89,8 @@ def test_sample_evaluate_and_embed_a_run(run, tmp_path, capsys):
         assert picture.width >= 256
     assert np.load(tmp_path / "samples.npy").shape == (9, 1, 8, 8)
     capsys.readouterr()
+    assert main(["evaluate", str(run), "--rows", "20"]) == 0
+    assert "on 20 rows" in capsys.readouterr().out
     assert main(["evaluate", str(run), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert measured["likelihood"]["kind"] == "bound"

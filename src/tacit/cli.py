@@ -112,15 +112,15 @@ def _run(verb: str, words: list[str]) -> None:
         groups.append(catalogue.load(words[0]))
     values = _parse(f"tacit {verb}", groups, words)
     if verb in _READS_DATA:
-        values = _with_data(values, groups[1])
+        values = _with_data(values, function, groups[1])
     shown = function(**values)
     if isinstance(shown, Path) or verb in ("fit", "resume"):
         print(getattr(shown, "path", shown))
 
 
-def _with_data(values: dict[str, Any], load: Callable[..., Any]) -> dict[str, Any]:
-    """Replace the name or path in `data` by the data set, read with the options given."""
-    options = {name: values.pop(name) for name in _keywords(load) if name in values}
+def _with_data(values: dict[str, Any], verb: Callable[..., Any], load: Callable[..., Any]) -> dict[str, Any]:
+    """Replace the name or path in `data` by the data set, read with the options given that are not the verb's own."""
+    options = {name: values.pop(name) for name in _keywords(load) if name in values and name not in _keywords(verb)}
     if values.get("data") is not None:
         values["data"] = load(values["data"], **options)
     return values
