@@ -146,9 +146,7 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("ffjord", "bsds300-subset"): {**_PATCHES, **_WIDE_VELOCITY, "exact": 43},
 }
 # Why a target is missed, where that is known.
-REASONS = {
-    ("ffjord", "bsds300-subset"): "its thousand steps are five passes over the patches, at the end of which it still fell"
-}
+REASONS = {("ffjord", "bsds300-subset"): "its thousand steps are five passes over the patches, and it still fell"}
 
 
 def main(
