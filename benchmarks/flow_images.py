@@ -51,7 +51,8 @@ class Entry:
 _IMAGES = {"steps": 5000, "batch_size": 64, "validate_every": 10_000}
 # A step of its residual networks takes twice Glow's.
 _REALNVP = {**_IMAGES, "steps": 1500}
-_FFJORD = {**_IMAGES, "steps": 400, "batch_size": 256, "hidden": (256, 256)}
+# Its solver takes fifty evaluations of the velocity a step. Of rates up to this one the highest learnt fastest.
+_FFJORD = {**_IMAGES, "steps": 900, "hidden": (32, 32), "tolerance": 1e-3, "learning_rate": 1e-2}
 _FLOW_PLUS_PLUS = {**_IMAGES, "steps": 1000, "blocks": 1, "batch_size": 16}
 ENTRIES: dict[str, Entry] = {
     "maf-logit": Entry(
