@@ -17,9 +17,8 @@ import torch
 import tyro
 
 import tacit
-from record import fit, record
-from tacit.metrics.extractor import extractor_for
-from tacit.metrics.frechet import frechet_distance, jackknife
+from judge import Judge
+from record import fit
 
 
 def main(steps: int = 10_000, channels: int = 32, rows: int = 10_000, seed: int = 0) -> None:
@@ -32,9 +31,7 @@ def main(steps: int = 10_000, channels: int = 32, rows: int = 10_000, seed: int 
         seed: of everything.
     """
     data = tacit.load("fashion-mnist")
-    train, _, test = data.parts()
-    extractor = extractor_for(data, seed=seed, seconds=600)
-    real = extractor(test.observations(rows))
+    judge = Judge(data, rows, seed, Path("runs"))
     distances, minutes = {}, {}
     for name, options in (
         ("gaussian-mixture", {}),
@@ -44,30 +41,18 @@ def main(steps: int = 10_000, channels: int = 32, rows: int = 10_000, seed: int 
         with tempfile.TemporaryDirectory() as folder:
             run = fit(name, data, seed=seed, out=Path(folder) / "run", quiet=True, **options)
             torch.manual_seed(seed)
-            fake = extractor(run.model.sample(rows))
+            fake = run.model.sample(rows)
         minutes[name] = (time.perf_counter() - started) / 60
-        distances[name] = frechet_distance(real, fake)
+        distances[name] = judge.distance(fake)
         print(f"{name}: {distances[name]:.2f} after {minutes[name]:.1f} minutes", flush=True)
-    floor = frechet_distance(real, extractor(train.observations(rows)))
-    record(
+    baseline = "tacit's Gaussian mixture of the pixels, this run"
+    judge.record(
         "dcgan",
-        "fashion-mnist",
-        "frechet-classifier-distance",
-        distances["dcgan"],
-        split=f"{len(fake)} samples against {len(real)} test images",
-        unit=f"squared distance, extractor {extractor.hash()}",
-        better="lower",
-        seed=seed,
+        fake,
+        f"{steps} steps of batch 128, {channels} channels",
         seconds=60 * minutes["dcgan"],
-        uncertainty=jackknife(lambda part: frechet_distance(real, part), fake)[1],
         target=distances["gaussian-mixture"] / 2,
-        reference={
-            "value": distances["gaussian-mixture"],
-            "source": "tacit's Gaussian mixture of the pixels, this run",
-        },
-        note=f"{steps} steps of batch 128, {channels} channels; features: {extractor.description}; "
-        f"real against real ({len(real)} training images): {floor:.3g}; "
-        "uncertainty is the jackknife's over the samples drawn",
+        reference={"value": distances["gaussian-mixture"], "source": baseline},
     )
 
 

@@ -21,9 +21,8 @@ import tyro
 from torch import Tensor
 
 import tacit
+from judge import Judge
 from record import fit, record
-from tacit.metrics.extractor import extractor_for
-from tacit.metrics.frechet import frechet_distance, jackknife
 from tacit.tasks.sample import draw
 from tacit.training.plan import reseed
 
@@ -75,33 +74,24 @@ def main(
     trained = f"{run.record['arguments']}; {run.record['step']} steps of {batch_size}"
     test = data.parts()[2].observations(rows)
     bound(run, test, terms, whole_rows, seed, trained)
-    extractor = extractor_for(data, seed=seed, seconds=600)
-    real = extractor(test)
+    judge = Judge(data, rows, seed, Path("runs"))
     best = math.nan
     for way, options in WAYS.items():
         started = time.perf_counter()
-        fake = extractor(draw(run.model, samples, seed=seed, **options))
-        distance = frechet_distance(real, fake)
-        best = best if way else distance
-        record(
+        images = draw(run.model, samples, seed=seed, **options)
+        seconds = time.perf_counter() - started
+        source = {"value": best, "source": "the same model's ancestral samples of all steps, this run"}
+        distance = judge.record(
             name,
-            _DATA,
-            f"frechet-classifier-distance{way}",
-            distance,
-            split=f"{samples} samples against {len(real)} test images",
-            unit=f"squared distance, extractor {extractor.hash()}",
-            better="lower",
-            seed=seed,
-            seconds=time.perf_counter() - started,
-            uncertainty=jackknife(lambda part: frechet_distance(real, part), fake)[1],
+            images,
+            f"{trained}; drawn by {options}; seconds are those of drawing",
+            way=way,
+            seconds=seconds,
             target=1.1 * best if way else None,
-            reference={"value": best, "source": "the same model's ancestral samples of all steps, this run"}
-            if way
-            else None,
+            reference=source if way else None,
             reason="so few steps of this solver miss more of the path than that",
-            note=f"{trained}; drawn by {options}; seconds are those of drawing; features: {extractor.description}; "
-            "uncertainty is the jackknife's over the samples drawn",
         )
+        best = best if way else distance
 
 
 def bound(run: tacit.Run, test: Tensor, terms: int, whole_rows: int, seed: int, trained: str) -> None:

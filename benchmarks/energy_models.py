@@ -27,10 +27,9 @@ import tyro
 from torch import Tensor
 
 import tacit
+from judge import Judge
 from record import fit, record
 from tacit.metrics.anomalies import auroc
-from tacit.metrics.extractor import extractor_for
-from tacit.metrics.frechet import frechet_distance, jackknife
 from tacit.model import Model
 from tacit.training.plan import reseed
 
@@ -92,10 +91,9 @@ def score_of(model: Model) -> tuple[Callable[[Tensor], Tensor], str]:
 def samples_and_anomalies(name: str, steps: int, rows: int, seed: int, out: Path) -> None:
     """Fréchet distance of samples, and the AUROC of MNIST among Fashion-MNIST."""
     data = tacit.load("fashion-mnist")
-    train, _, test = data.parts()
+    test = data.parts()[2]
     strange = tacit.load("mnist").parts()[2].observations()
-    extractor = extractor_for(data, seed=seed, seconds=600)
-    real = extractor(test.observations(rows))
+    judge = Judge(data, rows, seed, Path("runs"))
     runs = {
         "gaussian-mixture": fit("gaussian-mixture", data, seed=seed, out=Path(f"{out}-mixture"), quiet=True),
         name: fit(name, data, seed=seed, out=out, patience=10**9, **RECIPES[name] | {"steps": steps}),
@@ -104,32 +102,16 @@ def samples_and_anomalies(name: str, steps: int, rows: int, seed: int, out: Path
     distances, areas = {}, {}
     for each, run in runs.items():
         reseed(seed, "evaluate")
-        fake = extractor(torch.cat([run.model.sample(min(500, rows - at)) for at in range(0, rows, 500)]))
-        distances[each] = frechet_distance(real, fake)
+        images = torch.cat([run.model.sample(min(500, rows - at)) for at in range(0, rows, 500)])
+        distances[each] = judge.distance(images)
         score, what = score_of(run.model)
         areas[each] = auroc(in_parts(score, test.observations()), in_parts(score, strange))
-    floor = frechet_distance(real, extractor(train.observations(rows)))
     run = runs[name]
-    shared: dict[str, Any] = {
-        "seed": seed,
-        "seconds": run.record["seconds"] + time.perf_counter() - started,
-    }
+    seconds = run.record["seconds"] + time.perf_counter() - started
     trained = f"{run.record['arguments']}; {run.record['step']} steps"
     baseline = "tacit's Gaussian mixture of the pixels, this run"
-    record(
-        name,
-        "fashion-mnist",
-        "frechet-classifier-distance",
-        distances[name],
-        split=f"{rows} samples against {len(real)} test images",
-        unit=f"squared distance, extractor {extractor.hash()}",
-        better="lower",
-        uncertainty=jackknife(lambda part: frechet_distance(real, part), fake)[1],
-        reference={"value": distances["gaussian-mixture"], "source": baseline},
-        note=f"{trained}; features: {extractor.description}; real against real ({rows} training images): {floor:.3g}; "
-        "uncertainty is the jackknife's over the samples drawn",
-        **shared,
-    )
+    reference = {"value": distances["gaussian-mixture"], "source": baseline}
+    judge.record(name, images, trained, seconds=seconds, reference=reference)
     record(
         name,
         "fashion-mnist",
@@ -140,7 +122,8 @@ def samples_and_anomalies(name: str, steps: int, rows: int, seed: int, out: Path
         better="higher",
         reference={"value": areas["gaussian-mixture"], "source": baseline},
         note=f"{trained}; the score is {what}",
-        **shared,
+        seed=seed,
+        seconds=seconds,
     )
 
 

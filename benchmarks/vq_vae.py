@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,9 +22,8 @@ import tyro
 from torch import Tensor
 
 import tacit
+from judge import Judge
 from record import fit, record
-from tacit.metrics.extractor import extractor_for
-from tacit.metrics.frechet import frechet_distance, jackknife
 
 MODELS: tuple[Literal["vq-vae", "vq-vae-2"], ...] = ("vq-vae", "vq-vae-2")
 # A mixture, whose scales depend on the codes: plain edges of cloth are certain where patterns are not.
@@ -55,22 +53,20 @@ def main(
     """
     torch.set_num_threads(threads)
     data = tacit.load("fashion-mnist")
-    train, _, test = (part.observations(rows) for part in data.parts())
-    extractor = extractor_for(data, seed=seed, seconds=600)
-    real = extractor(test)
-    floor = frechet_distance(real, extractor(train))
+    judge = Judge(data, rows, seed, Path("runs"))
+    test = data.parts()[2].observations(rows)
     for name in models:
         with tempfile.TemporaryDirectory() as folder:
             run = fit(
                 name, data, steps=steps, batch_size=batch_size, seed=seed, out=(out or Path(folder)) / name, **SETTINGS
             )
-            measure(name, run, test, (real, extractor, floor), seed)
+            measure(name, run, test, judge, seed)
 
 
 @torch.no_grad()
-def measure(name: str, run: tacit.Run, test: Tensor, judge: tuple[Tensor, Callable, float], seed: int) -> None:
+def measure(name: str, run: tacit.Run, test: Tensor, judge: Judge, seed: int) -> None:
     """Record both figures of a run."""
-    model, (real, extractor, floor) = run.model, judge
+    model = run.model
     started = time.perf_counter()
     torch.manual_seed(seed)
     bits = -torch.cat([model.log_prob(x) for x in test.split(100)]) / (math.log(2) * model.space.dimensions)
@@ -80,15 +76,14 @@ def measure(name: str, run: tacit.Run, test: Tensor, judge: tuple[Tensor, Callab
         made.append(model.decode_codes(codes[-1]))
         drawn.append(model.sample(len(x)))
         again.append(model.reconstruct(x))
-    features = {key: extractor(torch.cat(x)) for key, x in (("made", made), ("drawn", drawn), ("again", again))}
-    distance = {key: frechet_distance(real, found) for key, found in features.items()}
+    of_again, of_drawn = (judge.distance(torch.cat(images)) for images in (again, drawn))
     used = [len(torch.cat([each[i] for each in codes]).unique()) for i in range(len(codes[0]))]
     how = (
         f"{SETTINGS}; {run.record['step']} steps of {run.record['plan']['recipe']['batch_size']}, "
         f"{run.record['seconds']:.0f} seconds of training; {' and '.join(map(str, used))} codes drawn of "
         f"{run.record['arguments']['codes']}"
     )
-    common = {"seed": seed, "seconds": run.record["seconds"] + time.perf_counter() - started}
+    seconds = run.record["seconds"] + time.perf_counter() - started
     record(
         name,
         "fashion-mnist",
@@ -104,21 +99,14 @@ def measure(name: str, run: tacit.Run, test: Tensor, judge: tuple[Tensor, Callab
             "source": "an int8 pixel MLP of 149k parameters as an entropy coder, six minutes' training, measured by us",
         },
         note=f"{how}; uncertainty is the standard error over images",
-        **common,
+        seed=seed,
+        seconds=seconds,
     )
-    record(
+    judge.record(
         name,
-        "fashion-mnist",
-        "frechet-classifier-distance",
-        distance["made"],
-        split=f"{len(test)} samples against {len(real)} test images",
-        unit=f"squared distance, extractor {extractor.hash()}",
-        better="lower",
-        uncertainty=jackknife(lambda part: frechet_distance(real, part), features["made"])[1],
-        note=f"{how}; features: {extractor.description}; reconstructions {distance['again']:.3g}, samples with every "
-        f"pixel drawn {distance['drawn']:.3g}, real training images {floor:.3g}; "
-        "uncertainty is the jackknife's over the samples drawn",
-        **common,
+        torch.cat(made),
+        f"{how}; reconstructions {of_again:.3g}, samples with every pixel drawn {of_drawn:.3g}",
+        seconds=seconds,
     )
 
 
