@@ -244,7 +244,7 @@ def rivals(dataset: Dataset, seed: int, kept: Path) -> dict[str, tuple[float, st
     ]
     data = Standardised(*parts, dataset.parts()[2])
     gaussian = torch.distributions.MultivariateNormal(
-        torch.from_numpy(data.train.mean(0)), torch.from_numpy(np.cov(data.train.T))
+        torch.from_numpy(data.train.mean(0)), torch.from_numpy(np.atleast_2d(np.cov(data.train.T)))
     )
     found = {"Gaussian": (gaussian.log_prob(torch.from_numpy(data.test)).numpy() + data.log_det, "full covariance")}
     found["GaussianMixture"] = gaussian_mixture(data, seed)
