@@ -90,7 +90,7 @@ def record(
         },
         "commit": COMMIT,
     }
-    path = RESULTS / model / f"{data}.{metric.replace(':', '.').replace(' ', '-')}.json"
+    path = RESULTS / model / f"{data}.{metric}.json".replace(":", ".").replace(" ", "-")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     verdict = {None: "", True: f" (target {target}: met)", False: f" (target {target}: MISSED)"}[met]
