@@ -56,7 +56,9 @@ class SemiSupervisedVAE(Conditional):
         space: images, or vectors.
         classes: how many classes the labels name.
         kind: "m1", "m2" or "m1+m2".
-        latent: dimensions of z, in "m1+m2" of both; by default 50, or as many as the data has where that is fewer.
+        latent: dimensions of z, in "m1+m2" of z₁; by default 50, or as many as the data has where that is fewer.
+        style: dimensions of z₂ in "m1+m2": few, or they say the class as well and leave y nothing; by default 10, or as
+            many as z₁ has where that is fewer.
         m1_hidden: units of the fully connected hidden layers of M1's encoder; its decoder has them in reverse.
         hidden: of the classifier and of M2's networks, likewise; M2 computes its decoder's for every class.
         network: "mlp", fully connected alone, or "conv", which takes images through convolutions first.
@@ -86,6 +88,7 @@ class SemiSupervisedVAE(Conditional):
         classes: int,
         kind: Literal["m1", "m2", "m1+m2"] = "m1+m2",
         latent: int | None = None,
+        style: int | None = None,
         m1_hidden: tuple[int, ...] = (600, 600),
         hidden: tuple[int, ...] = (500,),
         network: Literal["mlp", "conv"] = "mlp",
@@ -101,7 +104,8 @@ class SemiSupervisedVAE(Conditional):
         if classes < 2:
             raise TacitError(f"classes={classes} leaves nothing to tell apart: have labels of at least two classes")
         latent = min(50, space.dimensions) if latent is None else latent
-        check_at_least(1, latent=latent, m1_hidden=m1_hidden, hidden=hidden, channels=channels)
+        style = min(10, latent) if style is None else style
+        check_at_least(1, latent=latent, style=style, m1_hidden=m1_hidden, hidden=hidden, channels=channels)
         check_at_least(1, labelled_per_batch=labelled_per_batch)
         check_at_least(0, weight=weight)
         if not 0 < share < 1:
@@ -118,7 +122,7 @@ class SemiSupervisedVAE(Conditional):
         elif kind == "m2":
             self.m2 = M2(space, Likelihood(space, decoder), classes, latent, hidden, network, channels)
         else:
-            self.m2 = M2(Vectors(latent), FeatureLikelihood(), classes, latent, hidden, "mlp", ())
+            self.m2 = M2(Vectors(latent), FeatureLikelihood(), classes, style, hidden, "mlp", ())
         self.register_buffer("progress", torch.zeros(()))
         self.register_buffer("labelled", torch.ones(()))  # share of the data's rows
 
@@ -197,7 +201,8 @@ class SemiSupervisedVAE(Conditional):
         if self.m2 is None:
             return Losses(classification=self.weight * classification)
         # One noise for all classes: what tells them apart is then not its chance.
-        log_likelihood, _, kl = self.m2.by_class(entries, noise.randn(len(entries), 1, self.latent, device=self.device))
+        noises = noise.randn(len(entries), 1, self.m2.latent, device=self.device)
+        log_likelihood, _, kl = self.m2.by_class(entries, noises)
         bounds = log_likelihood - kl + self.log_prior
         of_class = bounds.gather(1, label.clamp(min=0)[:, None])[:, 0] + log_det
         of_all = marginal_bound(bounds, logits) + log_det
@@ -262,7 +267,7 @@ class SemiSupervisedVAE(Conditional):
                 log_q = -0.5 * (noises.square() + log_var[:, None] + math.log(2 * math.pi)).sum(2)
                 seen = z.flatten(0, 1)
                 first = m1.likelihood.log_probs(m1.decoder(seen), entries) - log_q
-            noises = noise.randn(len(x), count, self.latent, device=x.device).view(-1, 1, self.latent)
+            noises = noise.randn(len(x), count, m2.latent, device=x.device).view(-1, 1, m2.latent)
             log_likelihood, log_ratio, _ = m2.by_class(seen, noises)
             by_class = log_likelihood + log_ratio
             if label is None:
@@ -296,7 +301,7 @@ class SemiSupervisedVAE(Conditional):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """With M2, the most likely class as 1 among 0s and then its style, (batch, classes + latent); of M1, E[z|x]."""
+        """With M2, the most likely class as 1 among 0s and then its style, (batch, classes + style); of M1, E[z|x]."""
         entries, _ = self._entries(x, torch.zeros_like)
         if self.m2 is None:
             return entries
@@ -349,7 +354,7 @@ class SemiSupervisedVAE(Conditional):
         if self.m2 is None:
             return cast(VAE, self.m1).sample(count, temperature=temperature)
         drawn = cast(Tensor, self.drawn_labels(label, count))
-        z = temperature * torch.randn(count, self.latent, device=self.device)
+        z = temperature * torch.randn(count, self.m2.latent, device=self.device)
         output = self.m2.decoded(z, F.one_hot(drawn, self.classes).float())
         if self.m1 is None:
             return self.m2.likelihood.sample(output)
@@ -388,7 +393,7 @@ class M2(nn.Module):
         channels: tuple[int, ...],
     ):
         super().__init__()
-        self.likelihood = likelihood
+        self.likelihood, self.latent = likelihood, latent
         outside, _, first, _ = ends(space, network, channels)
         self.classifier = nn.Sequential(*outside, *dense(first, *hidden), nn.Linear(hidden[-1], classes))
         outside, inside, first, last = ends(space, network, channels, likelihood.outputs)
