@@ -56,8 +56,7 @@ ENTRIES: dict[str, Entry] = {
             "learning_rate": 3e-3,
             "schedule": "cosine",
         },
-        "the validation error still fell; the paper's trainings took thousands of passes, and reproductions reach 4.3 to "
-        "9.3 %",
+        "the validation error still fell: the paper took thousands of passes, and reproductions reach 4.3 to 9.3 %",
     ),
     "m2": Entry(
         "error-m2",
