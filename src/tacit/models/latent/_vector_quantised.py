@@ -6,10 +6,10 @@ Given codes c(x) by a deterministic encoder, of all terms of p(x) = Σ_c p(c) p(
 
 a bound in nats of the user's data. The autoencoder, the codebooks and the prior learn from every batch: the prior, as a
 player of its own, the codes that the batch has just been given. So a run that is interrupted can sample, and the codes
-that the prior learns come to rest as the rate of the autoencoder does. On a map of a sixteenth of an image's places the
-prior takes about as long as the autoencoder. Idle vectors of a codebook restart in the first half of the budget alone, since those that
-do take over places that the prior knew by other codes. Weights are not averaged: the codebooks would not be those of
-an averaged encoder.
+that the prior learns come to rest as the rate of the autoencoder does. On small images the prior takes more time than
+the autoencoder. Idle vectors of a codebook restart in the first half of the budget alone, since those that do take over
+places that the prior knew by other codes. Weights are not averaged: the codebooks would not be those of an averaged
+encoder.
 """
 
 from __future__ import annotations
