@@ -160,7 +160,7 @@ class Dataset:
         smallest = self.space.length if isinstance(self.space, Tokens) else 1
         if missing and count < smallest:
             raise DataError(
-                f"{self.name} has {rows} rows, too few to hold out {held_out:.0%} for each of {' and '.join(missing)}: "
+                f"{self.name} has {rows} row{'s' * (rows > 1)}, too few to hold out {held_out:.0%} for each of {' and '.join(missing)}: "
                 f"bring at least {max(10, round(smallest / held_out))}"
             )
         kept = rows - count * len(missing)
