@@ -160,8 +160,8 @@ class Dataset:
         smallest = self.space.length if isinstance(self.space, Tokens) else 1
         if missing and count < smallest:
             raise DataError(
-                f"{self.name} has {rows} row{'s' * (rows > 1)}, too few to hold out {held_out:.0%} for each of {' and '.join(missing)}: "
-                f"bring at least {max(10, round(smallest / held_out))}"
+                f"{self.name} has too few rows ({rows}) to hold out {held_out:.0%} for each of {' and '.join(missing)}"
+                f": bring at least {max(10, round(smallest / held_out))}"
             )
         kept = rows - count * len(missing)
         stream = isinstance(self.space, Tokens)

@@ -254,7 +254,7 @@ def test_a_single_observation_is_learnt_from_or_refused(space, tmp_path):
     model = VAE(space, **SMALL | {"latent": 2})
     model.adapt(data)
     assert all(math.isfinite(step["loss"]) for step in learnt(model, data.x, 3)[0])
-    with pytest.raises(TacitError, match=r"one has 1 rows, too few to hold out 10% .*: bring at least 10"):
+    with pytest.raises(TacitError, match=r"one has too few rows \(1\) to hold out 10% .*: bring at least 10"):
         fit("vae", data, steps=2, out=tmp_path / "run", quiet=True)
 
 
