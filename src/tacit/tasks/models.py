@@ -66,9 +66,24 @@ def _list(entries: tuple[catalogue.Entry, ...]) -> Table:
     return table
 
 
+def flowing(text: str) -> str:
+    """Paragraphs and list items on a line each, for the terminal to wrap; equations and headings as they are."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        before = lines[-1] if lines else ""
+        rule = not line.strip("-") or not before.strip("-")
+        prose = not line[:1].isspace() and not before[:1].isspace() and not line.startswith("- ")
+        listed = before.startswith("- ") and line.startswith("  ")
+        if not rule and (prose or listed):
+            lines[-1] = f"{before} {line.strip()}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
 def _show(console: Console, entry: catalogue.Entry, recorded: list[dict[str, Any]]) -> None:
     console.print(f"[bold]{entry.name}[/] ({entry.family})\n", highlight=False)
-    console.print(escape(entry.text) + "\n", highlight=False)
+    console.print(escape(flowing(entry.text)) + "\n", highlight=False)
     console.print(f"Takes: {', '.join(entry.spaces)}{' with labels' if entry.needs_labels else ''}", highlight=False)
     console.print(f"Can: {', '.join(entry.capabilities)}\n", highlight=False)
     table = Table(title="Arguments", box=box.SIMPLE_HEAD, title_justify="left")
