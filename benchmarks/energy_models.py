@@ -55,7 +55,7 @@ def likelihood(name: str, steps: int, seed: int, out: Path) -> None:
     """Nats of binary images, or bits per dimension of grey ones, of all test images."""
     data = tacit.load("binarized-mnist" if name == "dbm" else "fashion-mnist")
     test = data.parts()[2].observations()
-    run = fit(name, data, seed=seed, out=out, patience=10**9, **RECIPES[name] | {"steps": steps})
+    run = fit(name, data, seed=seed, out=out, **RECIPES[name] | {"steps": steps})
     started = time.perf_counter()
     model: Any = run.model
     reseed(seed, "evaluate")
@@ -97,7 +97,7 @@ def samples_and_anomalies(name: str, steps: int, rows: int, seed: int, out: Path
     judge = Judge(data, rows, seed, Path("runs"))
     runs = {
         "gaussian-mixture": fit("gaussian-mixture", data, seed=seed, out=Path(f"{out}-mixture"), quiet=True),
-        name: fit(name, data, seed=seed, out=out, patience=10**9, **RECIPES[name] | {"steps": steps}),
+        name: fit(name, data, seed=seed, out=out, **RECIPES[name] | {"steps": steps}),
     }
     started = time.perf_counter()
     distances, areas = {}, {}

@@ -107,6 +107,7 @@ class Model(nn.Module):
         recipe: how it is best trained.
         appetite: minutes of two cores that observations of 784 entries take before the model shows what it can;
             a comparison that cannot give them leaves it out.
+        loss_ranks: whether a lower loss on held-out rows is a better model, so that patience can go by it.
 
     Raises:
         SpaceError: `space` is not one of `spaces`.
@@ -115,6 +116,7 @@ class Model(nn.Module):
     spaces: ClassVar[tuple[type[Space], ...]] = ()
     recipe: ClassVar[Recipe] = Recipe()
     appetite: ClassVar[float] = 0.0
+    loss_ranks: bool = True
 
     def __init__(self, space: Space):
         super().__init__()

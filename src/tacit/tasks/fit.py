@@ -121,7 +121,13 @@ def fit(
         pictures=pictures,
     )
     # Built once before a folder is made: it refuses a space or an argument that it cannot take.
-    stepped = any(list(group["params"]) for group in cls(dataset.space, **configured).players().values())
+    built = cls(dataset.space, **configured)
+    if patience is not None and not built.loss_ranks:
+        raise TacitError(
+            f"patience is {patience}, but a lower loss of {model}, as configured here, is no better model: leave "
+            "patience out"
+        )
+    stepped = any(list(group["params"]) for group in built.players().values())
     if not stepped and (devices > 1 or learning_rate is not None):
         option = "--devices" if devices > 1 else "--learning-rate"
         raise TacitError(f"{model} learns without an optimiser, in one process: leave {option} out")

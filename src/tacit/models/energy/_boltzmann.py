@@ -49,6 +49,9 @@ class Boltzmann(Model):
         TacitError: fewer than two chains, or no step.
     """
 
+    # The loss compares data with chains, and both move.
+    loss_ranks = False
+
     log_z: Tensor
     log_z_error: Tensor
     log_z_of: Tensor

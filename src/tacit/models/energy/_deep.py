@@ -87,6 +87,9 @@ class DeepEnergy(Model):
         TacitError: a width is below 1.
     """
 
+    # The loss compares data with chains, and both move.
+    loss_ranks = False
+
     space: Images | Space
 
     def __init__(

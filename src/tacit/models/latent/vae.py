@@ -129,6 +129,8 @@ class VAE(Model):
         self.decoder = nn.Sequential(*dense(latent, *reversed(hidden)), nn.Linear(hidden[0], last), *inside)
         # log λ, in units in which a step of the optimiser moves it as far as it should.
         self.log_multiplier = nn.Parameter(torch.zeros(())) if kl_below is not None else None
+        # A Lagrangian, at whose saddle point nothing is least.
+        self.loss_ranks = kl_below is None
         self.register_buffer("annealed", torch.tensor(0.0 if anneal else 1.0))
 
     def _posterior(self, entries: Tensor) -> Posterior:
