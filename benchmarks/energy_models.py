@@ -36,7 +36,6 @@ from tacit.training.plan import reseed
 # Budgets in steps: what else a machine does then changes no figure.
 RECIPES: dict[str, dict[str, Any]] = {
     "dbm": {"steps": 20_000, "ais_steps": 10_000},
-    # On the validation part 7.00 bits; after 10,000 steps, when chains mix worse, 7.48.
     "gaussian-rbm": {"steps": 3000, "hidden": 500},
     "gsn": {"steps": 6000},
     "ebm": {"steps": 5000},
