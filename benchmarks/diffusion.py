@@ -89,7 +89,7 @@ def main(
             seconds=seconds,
             target=1.1 * best if way else None,
             reference=source if way else None,
-            reason="so few steps of this solver miss more of the path than that",
+            reason="the path without noise starts where what the network sees of the data is all error, and keeps some of it",
         )
         best = best if way else distance
 
