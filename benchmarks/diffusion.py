@@ -89,7 +89,7 @@ def main(
             seconds=seconds,
             target=1.1 * best if way else None,
             reference=source if way else None,
-            reason="the path without noise starts where what the network sees of the data is all error, and keeps some of it",
+            reason="the path without noise begins where what is seen of the data is all error, and keeps some of it",
         )
         best = best if way else distance
 
