@@ -90,12 +90,22 @@ def record(
         },
         "commit": COMMIT,
     }
-    path = RESULTS / model / f"{data}.{metric}.json".replace(":", ".").replace(" ", "-")
+    path = _path(model, data, metric)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     verdict = {None: "", True: f" (target {target}: met)", False: f" (target {target}: MISSED)"}[met]
     print(f"{model} on {data}, {metric}: {value:.5g} {unit}{verdict} -> {path.relative_to(root)}")
     return path
+
+
+def _path(model: str, data: str, metric: str) -> Path:
+    return RESULTS / model / f"{data}.{metric}.json".replace(":", ".").replace(" ", "-")
+
+
+def recorded(model: str, data: str, metric: str) -> float | None:
+    """The figure that was recorded last, if any was."""
+    path = _path(model, data, metric)
+    return json.loads(path.read_text(encoding="utf-8"))["value"] if path.exists() else None
 
 
 def _arguments() -> list[str]:

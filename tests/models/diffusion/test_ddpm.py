@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tacit.data import Dataset
 from tacit.errors import SpaceError, TacitError
 from tacit.model import Batch
-from tacit.models.diffusion._diffusion import Diffusion, _Way, scales, target, to_data
+from tacit.models.diffusion._diffusion import DROWNED, Diffusion, _Way, scales, target, to_data
 from tacit.models.diffusion.ddpm import DDPM, _log_mass
 from tacit.nn import noise
 from tacit.spaces import Images, Space, Tokens, Vectors
@@ -132,6 +132,8 @@ def test_the_bound_is_that_of_a_naive_loop(variance: str, predict: str, monkeypa
                 "data": said,
                 "velocity": a.sqrt() * xt - (1 - a).sqrt() * said,
             }[predict].clamp(-1, 1)
+            if predict == "noise" and a < DROWNED:
+                clean = model.mean
             least = beta[2] * (1 - alpha_bar[1]) / (1 - alpha_bar[2]) if t == 1 else beta[t] * (1 - b) / (1 - a)
             learned = raw.sigmoid() * beta[t].log() + (1 - raw.sigmoid()) * least.log()
             sigma = {"small": beta[t] if t == 1 else least, "large": beta[t], "learned": learned.exp()}[variance].sqrt()
@@ -145,6 +147,21 @@ def test_the_bound_is_that_of_a_naive_loop(variance: str, predict: str, monkeypa
 
             whole = kl(normal(mean(x0), least.sqrt()), normal(mean(clean), sigma)).sum((1, 2, 3))
             torch.testing.assert_close(terms[:, t - 1], whole, rtol=1e-3, atol=1e-4)
+
+
+def test_where_data_are_drowned_their_mean_is_seen_instead_of_the_networks_error() -> None:
+    space = Images(1, 2, 3)
+    x = torch.randint(100, 200, (50, *space.shape), dtype=torch.uint8)
+    model = DDPM(space, width=8, timesteps=100, noise_schedule="cosine")
+    model.adapt(Dataset(space, x))
+    mean = model.entries(x).mean(0)
+    with torch.no_grad():
+        z = torch.randn(4, *space.shape)
+        last, earlier = (model._seen(z, torch.full((4,), t), None)[0] for t in (100, 60))
+        torch.testing.assert_close(last, mean.expand_as(last))
+        assert (earlier - mean).abs().max() > 0.1
+        # One step of DDIM from noise alone: the mean, and not one of the ends that images are clipped to.
+        torch.testing.assert_close(model.sample(2, steps=1), model._observations(mean).expand(2, *space.shape))
 
 
 def test_learnt_variances_lie_between_and_leave_the_mean_alone() -> None:
@@ -229,6 +246,8 @@ def test_ddim_with_all_noise_is_ancestral_sampling() -> None:
     with torch.no_grad():
         for t in range(model.timesteps, 0, -1):
             e = model.net(x, torch.full((7,), t))
+            if model.alpha_bar[t] < DROWNED:
+                e = (x - model.alpha_bar[t].sqrt() * model.mean) / (1 - model.alpha_bar[t]).sqrt()
             x = (x - model.beta[t] / (1 - model.alpha_bar[t]).sqrt() * e) / alpha[t].sqrt()
             if t > 1:
                 x = x + model.variances[t].sqrt() * torch.randn_like(x)

@@ -51,6 +51,8 @@ _ROWS = 512
 _CONTEXT = 16
 # γ of the noise through which features are seen: a thirtieth of the variance.
 _FEATURES = -3.5
+# α² below which z says nothing of x: even a direction with all the variance of an image is drowned.
+DROWNED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Diffusion(Conditional):
 
     low: Tensor
     high: Tensor
+    mean: Tensor
 
     def __init__(
         self,
@@ -104,6 +107,8 @@ class Diffusion(Conditional):
         # The range of a table's features, standardised, as `adapt` has seen it.
         self.register_buffer("low", torch.full_like(self.standardise.scale, -math.inf))
         self.register_buffer("high", torch.full_like(self.standardise.scale, math.inf))
+        # The data's, where the network works.
+        self.register_buffer("mean", torch.zeros(space.shape))
         self.label = self.label_embedding(_CONTEXT)
         context = 0 if classes is None else _CONTEXT
         if isinstance(space, Images):
@@ -165,11 +170,13 @@ class Diffusion(Conditional):
     # -- where the network works --------------------------------------------------------------------------------------
 
     def adapt(self, data: Dataset) -> None:
-        """Standardise a table, and remember its range; take the classes' shares."""
+        """Standardise a table, and remember its range; take the data's mean and the classes' shares."""
         super().adapt(data)
         if isinstance(self.space, Vectors):
             adapt_to(self.standardise, data)
-            seen = self.entries(data.observations(20_000))
+        seen = self.entries(data.observations(20_000))
+        self.mean.copy_(seen.mean(0))
+        if isinstance(self.space, Vectors):
             self.low.copy_(seen.amin(0))
             self.high.copy_(seen.amax(0))
 
@@ -213,7 +220,15 @@ class Diffusion(Conditional):
         """X̂ as the network sees it through the noise of z_t, (rows, *shape), and what else it says of each entry."""
         said = self._output(z, t, label)
         main, rest = (said, None) if said.shape == z.shape else cast(tuple[Tensor, Tensor], said.chunk(2, 1))
-        return to_data(main, z, *self._scales(t, z), self.predict), rest
+        return self._data(main, z, *self._scales(t, z)), rest
+
+    def _data(self, said: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """X̂ of what the network says of z = α x + σ ε.
+
+        An error of ε̂ is one of x̂ divided by α: where x is drowned, the data's mean is nearer than what it says.
+        """
+        seen = to_data(said, z, alpha, sigma, self.predict)
+        return torch.where(alpha.square() < DROWNED, self.mean, seen) if self.predict == "noise" else seen
 
     def _seen_within(self, z: Tensor, t: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As `_seen`, images clipped to where they lie."""

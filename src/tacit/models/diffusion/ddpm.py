@@ -36,7 +36,7 @@ from torch import Tensor
 
 from tacit.errors import TacitError
 from tacit.model import Batch, Losses, Recipe
-from tacit.models.diffusion._diffusion import Diffusion, Says, like, target, to_data
+from tacit.models.diffusion._diffusion import DROWNED, Diffusion, Says, like, target
 from tacit.nn import noise
 from tacit.spaces import Images, Space, Vectors
 
@@ -129,10 +129,10 @@ class DDPM(Diffusion):
         weight = alpha_bar.roll(1) * beta.square() / (2 * variances * lost.square())
         ratio = (posterior / variances)[2:]
         # How often the bound looks at each t. For standard normal data the terms are proportional to w_t (1 − ᾱ_t) with
-        # the best network and to that / ᾱ_t with one that knows nothing: half and half keeps the noise of the estimate
-        # small for both.
+        # the best network and to that / ᾱ_t with one that knows nothing, until x is drowned and nothing is asked of it:
+        # half and half keeps the noise of the estimate small for both.
         wise = (weight * lost)[2:]
-        naive = wise / alpha_bar[2:]
+        naive = torch.where(alpha_bar[2:] < DROWNED, wise, wise / alpha_bar[2:])
         tensors = {
             "beta": beta,
             "alpha_bar": alpha_bar,
@@ -160,7 +160,7 @@ class DDPM(Diffusion):
         if said.shape == z.shape:
             return Losses(**{self.predict: (wanted - said).square().mean()})
         said, raw = said.chunk(2, 1)
-        seen = self._within(to_data(said.detach(), z, alpha, sigma, self.predict))
+        seen = self._within(self._data(said.detach(), z, alpha, sigma))
         first = self._decoded(x, seen, raw, t)
         bound = torch.where(t == 1, first, self._divergence(x, seen, raw, t)).mean() / self.space.dimensions
         return Losses(**{self.predict: (wanted - said).square().mean()}, bound=_BOUND * self.timesteps * bound)
