@@ -7,12 +7,16 @@ source, so a capability is claimed by defining its method and in no other way.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from tacit.errors import CapabilityError
+
+if TYPE_CHECKING:
+    from tacit.distributions import Head
 
 Kind = Literal["exact", "bound", "estimate"]
 
@@ -87,6 +91,41 @@ class Completes(Protocol):
     def complete(self, x: Tensor, known: Tensor, *, temperature: float = 1.0) -> Tensor: ...
 
 
+# Says what stands at a site, (rows,) or (rows, entries) where it holds several, of the head, the head's parameters,
+# (rows, parameters), and the site's number.
+Choose = Callable[["Head", Tensor, int], Tensor]
+
+
+@runtime_checkable
+class Codes(Protocol):
+    """What an entropy coder needs: a way through the entries of observations, each with its distribution.
+
+    `sites(x)` are the numbers to code, (batch, sites) or (batch, sites, entries of a site), and `from_sites` is their
+    way back to observations, without loss. `visit(count, choose)` goes through the sites of `count` observations in
+    order, and tells `choose` of each the head and its parameters, which follow from the sites before it; what `choose`
+    says stands there.
+    """
+
+    def sites(self, x: Tensor) -> Tensor: ...
+
+    def from_sites(self, sites: Tensor) -> Tensor: ...
+
+    def visit(self, count: int, choose: Choose, label: Tensor | None = None) -> None: ...
+
+
+@runtime_checkable
+class CodesByBitsBack(Protocol):
+    """What bits-back coding needs: z given x, a Gaussian of independent entries, and x given z.
+
+    `posterior_of(x)` is the mean and the logarithm of the standard deviation of z, (batch, latent) each, whose prior is
+    N(0, I); `given(z)` is the head of an entry and its parameters, (batch, parameters, *space.shape).
+    """
+
+    def posterior_of(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def given(self, z: Tensor) -> tuple[Head, Tensor]: ...
+
+
 CAPABILITIES: dict[str, type] = {
     "density": HasDensity,
     "sample": Samples,
@@ -96,6 +135,8 @@ CAPABILITIES: dict[str, type] = {
     "classify": Classifies,
     "complete": Completes,
     "energy": HasEnergy,
+    "code": Codes,
+    "bits-back": CodesByBitsBack,
 }
 
 METHODS: dict[str, str] = {
@@ -107,6 +148,8 @@ METHODS: dict[str, str] = {
     "classify": "classify",
     "complete": "complete",
     "energy": "energy",
+    "code": "visit",
+    "bits-back": "posterior_of",
 }
 
 

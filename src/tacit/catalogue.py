@@ -35,6 +35,8 @@ _CAPABILITIES = {
     "classify": "classify",
     "complete": "complete",
     "energy": "energy",
+    "visit": "code",
+    "posterior_of": "bits-back",
 }
 
 

@@ -40,3 +40,7 @@ def check_at_least(least: float, **arguments: float | tuple[float, ...]) -> None
     for name, value in arguments.items():
         if min(value if isinstance(value, tuple) else (value,), default=-math.inf) < least:
             raise TacitError(f"{name} is {value}: give at least {least}")
+
+
+class ArchiveError(TacitError):
+    """An archive is damaged, or is not what it is taken for."""

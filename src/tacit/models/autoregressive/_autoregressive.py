@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tacit.capabilities import Kind
+from tacit.capabilities import Choose, Kind
 from tacit.data import Dataset
 from tacit.distributions import Bernoulli, Categorical, CoupledLogisticMixture, DiscretisedLogisticMixture, Head
 from tacit.errors import TacitError, check_at_least
@@ -219,10 +219,10 @@ class Sequential(Autoregressive):
         """Sites in the order of drawing, (count, sites[, entries]); those `given` are taken as they are."""
         if guidance and label is not None:
             label = torch.cat([label, torch.full_like(label, self.classes or 0)])
-        state, x, drawn = self._state(count * (2 if guidance else 1), label, order), None, []
         first = 0 if given is None else given.shape[1]
-        for t in range(sites or len(self.order)):
-            parameters, state = self.step(state, x)
+        drawn = []
+
+        def choose(_: Head, parameters: Tensor, t: int) -> Tensor:
             if given is not None and t < first:
                 x = given[:, t]
             elif guidance:
@@ -231,8 +231,48 @@ class Sequential(Autoregressive):
             else:
                 x = self.head.sample(parameters, temperature)
             drawn.append(x)
-            x = torch.cat([x, x]) if guidance else x
+            return torch.cat([x, x]) if guidance else x
+
+        self._walk(count * (2 if guidance else 1), choose, label, order, sites or len(self.order))
         return torch.stack(drawn, 1)
+
+    def _walk(
+        self, count: int, choose: Choose, label: Tensor | None, order: Tensor, sites: int
+    ) -> None:
+        """Visit the sites in order: `choose` says what each is, (rows[, entries]), of its parameters and its place."""
+        state, x = self._state(count, label, order), None
+        for t in range(sites):
+            parameters, state = self.step(state, x)
+            x = choose(self.head, parameters, t)
+
+    # -- coding -------------------------------------------------------------------------------------------------------
+
+    def sites(self, x: Tensor) -> Tensor:
+        """Observations of this space, of an `unbounded` model of any length, as `visit` goes: (batch, sites[, …])."""
+        entries = self.entries(x).flatten(1)
+        return entries if self.unbounded else entries[:, self.order]
+
+    @torch.no_grad()
+    def visit(
+        self, count: int, choose: Choose, label: Tensor | None = None, sites: int | None = None
+    ) -> None:
+        """Visit every site in order; see `tacit.capabilities.Codes`.
+
+        Args:
+            count: how many observations.
+            choose: says what stands at a site.
+            label: a class of each observation, (count,); none if None.
+            sites: how many, of an `unbounded` model; those of the space if None.
+        """
+        if self.classes is not None and label is None:
+            label = torch.full((count,), self.classes, device=self.device)
+        order = self.order if sites is None else torch.arange(sites, device=self.device)
+        self._walk(count, choose, label, order, len(order))
+
+    def from_sites(self, sites: Tensor) -> Tensor:
+        """Observations from what `sites` makes of them, (batch, *shape)."""
+        order = torch.arange(sites.shape[1], device=sites.device) if self.unbounded else self.order
+        return self._placed(sites, order)
 
     def _placed(self, sites: Tensor, order: Tensor) -> Tensor:
         """Sites in the order of drawing as observations."""
@@ -301,7 +341,7 @@ def pixel_head(space: Space, components: int) -> Head:
 
 def scaled(entries: Tensor, levels: int) -> Tensor:
     """Levels {0, …, levels − 1} as floats on [−1, 1], what a network sees of them."""
-    return entries.float() * (2 / (levels - 1)) - 1
+    return entries.to(torch.get_default_dtype()) * (2 / (levels - 1)) - 1
 
 
 def guided(head: Head, conditional: Tensor, unconditional: Tensor, guidance: float, temperature: float) -> Tensor:

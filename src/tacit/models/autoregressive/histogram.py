@@ -34,9 +34,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tacit.capabilities import Kind
+from tacit.capabilities import Choose, Kind
 from tacit.data import Dataset
-from tacit.errors import SpaceError
+from tacit.distributions import Categorical
+from tacit.errors import CapabilityError, SpaceError
 from tacit.model import Model
 from tacit.spaces import Images, Space, Tokens, Vectors
 
@@ -80,6 +81,7 @@ class Histogram(Model):
         if smoothing is not None and smoothing <= 0:
             raise SpaceError(f"histogram needs a smoothing above 0, not {smoothing}: give a small positive number")
         self.joint, self.bins, self.smoothing = joint, bins, smoothing
+        self.head = Categorical(space.levels or 0)
 
         dimensions = space.dimensions
         # Candidates for the number of values of a dimension; a table is as wide as the largest.
@@ -196,6 +198,28 @@ class Histogram(Model):
         mixed = torch.logaddexp(density + (1 - self.outside).log(), laplace + self.outside.log())
         return mixed.sum(1).float()
 
+    def sites(self, x: Tensor) -> Tensor:
+        """The cell of each table, (batch, columns).
+
+        Raises:
+            CapabilityError: features are real.
+        """
+        if not self.space.levels:
+            raise CapabilityError("a histogram of real features cannot code them: their last digits have no probability")
+        return self._cells(self._values(x, self.cut), self.cut)
+
+    @torch.no_grad()
+    def visit(self, count: int, choose: Choose, label: Tensor | None = None) -> None:
+        """Visit every table; see `tacit.capabilities.Codes`."""
+        for t in range(self.space.dimensions // self.group):
+            choose(self.head, self.log_table[min(t, self.tables - 1)].expand(count, -1), t)
+
+    def from_sites(self, sites: Tensor) -> Tensor:
+        """Observations from what `sites` makes of them, (batch, *shape)."""
+        if self.joint:
+            sites = sites // self.cut[0] ** torch.arange(self.space.dimensions, device=sites.device) % self.cut[0]
+        return sites.reshape(len(sites), *self.space.shape).to(self.space.torch_dtype)
+
     @torch.no_grad()
     def sample(self, count: int, *, temperature: float = 1.0) -> Tensor:
         """Cells by the inverse of their distribution function, the frequencies raised to 1 / `temperature`."""
@@ -207,11 +231,10 @@ class Histogram(Model):
         last = (self.log_table > -math.inf).sum(1, keepdim=True) - 1
         cell = torch.searchsorted(upper, u, right=True).minimum(last)
         cell = cell.view(columns, count).T
+        if self.space.levels:
+            return self.from_sites(cell)
         if self.joint:
             cell = cell // self.cut[0] ** torch.arange(dimensions, device=self.device) % self.cut[0]
-        if self.space.levels:
-            return cell.reshape(count, *self.space.shape).to(self.space.torch_dtype)
-
         x = self.low + (cell + torch.rand_like(self.low.expand(count, -1))) * self.width / self.cut
         scale = (self.width / 2).expand(count, -1)
         laplace = torch.distributions.Laplace(self.low + scale, scale).sample()

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tacit.capabilities import Choose
 from tacit.data import Dataset
 from tacit.distributions import Bernoulli, Categorical, DiscretisedLogisticMixture, GaussianMixture, Head
 from tacit.errors import TacitError, check_at_least
@@ -292,13 +293,14 @@ class MADE(Autoregressive):
         ranks: Tensor | None = None,
         given: Tensor | None = None,
         first: int = 0,
+        choose: Choose | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draws from set `s`, (count, D), and the parameters they were drawn with, (count, parameters, D).
 
         A hidden unit of degree r is complete once the entry of rank r is drawn, whatever its layer; so each unit is
         computed once, and all draws together cost about one pass. Units not yet complete are zero, which is what
         the masks would make of them: no mask is needed. Units are sorted by degree and lie along the first axis.
-        The first entries, of as many ranks as `first`, are those of `given`, (count, D).
+        The first entries, of as many ranks as `first`, are those of `given`, (count, D); or `choose` says what each is.
         """
         own, degrees = self._ranks_and_degrees(s)
         ranks = own if ranks is None else ranks
@@ -329,7 +331,9 @@ class MADE(Autoregressive):
                 shift = self.direct.weight.view(-1, entries, self.direct.in_features)[:, d] @ states[0]
                 at[: self.head.locations] += shift
             parameters[:, :, d] = at.T
-            if given is not None and rank <= first:
+            if choose is not None:
+                x[:, d] = choose(self.head, at.T, rank - 1)
+            elif given is not None and rank <= first:
                 x[:, d] = given[:, d]
             elif guidance:
                 x[:, d] = guided(self.head, at.T[:count], at.T[count:], guidance, temperature)
@@ -341,6 +345,21 @@ class MADE(Autoregressive):
                 new = slice(ends[i][rank - 1], ends[i][rank])
                 states[i + 1][new] = F.relu(weight[new] @ states[i] + offset[new])
         return x, parameters
+
+    def sites(self, x: Tensor) -> Tensor:
+        """Observations as `visit` goes, (batch, D)."""
+        return self.entries(x)[:, self.ranks[0].argsort()]
+
+    @torch.no_grad()
+    def visit(self, count: int, choose: Choose, label: Tensor | None = None) -> None:
+        """Visit every entry by the first ordering and mask alone; see `Sequential.visit`."""
+        if self.classes is not None and label is None:
+            label = torch.full((count,), self.classes, device=self.device)
+        self._ancestral(count, 0, 1.0, label=label, choose=choose)
+
+    def from_sites(self, sites: Tensor) -> Tensor:
+        """Observations from what `sites` makes of them, (batch, *shape)."""
+        return self.observations(sites[:, self.ranks[0].argsort().argsort()])
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from tacit.capabilities import Choose
+from tacit.distributions import Categorical
 from tacit.errors import SpaceError
 from tacit.model import Batch, Losses, Model, Recipe
 from tacit.models.autoregressive._tables import draw_cells
@@ -59,6 +61,7 @@ class SoftmaxTable(Model):
                 f"the most: give fewer entries or fewer levels, or take a model without a table (made)"
             )
         self.logits = nn.Parameter(torch.zeros(levels**dimensions))
+        self.head = Categorical(levels**dimensions)
         # What one level of each entry is worth in the number of a cell; the first entry is worth the most.
         place = torch.tensor([levels**d for d in reversed(range(dimensions))])
         self.register_buffer("place", place, persistent=False)
@@ -90,6 +93,19 @@ class SoftmaxTable(Model):
             SpaceError: `x` is not of the space.
         """
         return self._log_prob(self.space.check_values(x))
+
+    def sites(self, x: Tensor) -> Tensor:
+        """The number of each observation's cell, (batch, 1)."""
+        return self._cell(x)[:, None]
+
+    @torch.no_grad()
+    def visit(self, count: int, choose: Choose, label: Tensor | None = None) -> None:
+        """Visit the one table; see `tacit.capabilities.Codes`."""
+        choose(self.head, self.logits.expand(count, -1), 0)
+
+    def from_sites(self, sites: Tensor) -> Tensor:
+        """Observations from what `sites` makes of them, (batch, *shape)."""
+        return self._observation(sites[:, 0].long())
 
     @torch.no_grad()
     def sample(self, count: int, *, temperature: float = 1.0) -> Tensor:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tacit.distributions.head import draw_index
+from tacit.capabilities import Choose
+from tacit.distributions import Categorical
 from tacit.errors import TacitError, check_at_least
 from tacit.models.latent._residual import Residual
 from tacit.nn.gated import GatedLayer, LayerState, draw_through
@@ -107,6 +108,13 @@ class CodePrior(nn.Module):
         self, count: int, label: Tensor | None = None, coarser: Tensor | None = None, temperature: float = 1.0
     ) -> Tensor:
         """Draws, (count, *size) int64, from caches: a place costs what it adds."""
+        return self.visit(count, lambda head, logits, _: head.sample(logits, temperature), label, coarser)
+
+    def visit(
+        self, count: int, choose: Choose, label: Tensor | None = None, coarser: Tensor | None = None, first: int = 0
+    ) -> Tensor:
+        """The map that `choose` makes, place after place, (count, *size) int64; `first` is the first's number."""
+        head = Categorical(self.symbol.num_embeddings)
         height, width = self.size
         context = self._context(coarser)
         layers = [LayerState(cast(GatedLayer, layer), count, width, label, context) for layer in self.layers]
@@ -120,7 +128,8 @@ class CodePrior(nn.Module):
                 h = draw_through(layers, column, 0)
                 if attention is not None:
                     h = attention(h, row * width + column)
-                codes[:, row, column] = draw_index(self.output(h[:, :, None, None])[:, :, 0, 0], temperature)
+                logits = self.output(h[:, :, None, None])[:, :, 0, 0]
+                codes[:, row, column] = choose(head, logits, first + row * width + column)
                 layers[0].horizontal.write(self.symbol(codes[:, row, column]), column, 0)
         return codes
 

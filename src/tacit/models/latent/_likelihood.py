@@ -81,9 +81,9 @@ class Likelihood(nn.Module):
         return x, torch.zeros(len(x), device=x.device)
 
     def seen(self, entries: Tensor) -> Tensor:
-        """Entries as an encoder should see them, (batch, *shape) float32: images on [−1, 1], tables as they are."""
+        """Entries as an encoder should see them, (batch, *shape) floats: images on [−1, 1], tables as they are."""
         levels = self.space.levels
-        return entries if levels is None else entries.float() * (2 / (levels - 1)) - 1
+        return entries if levels is None else entries.to(self.entry.dtype) * (2 / (levels - 1)) - 1
 
     def given(self, output: Tensor) -> Tensor:
         """The head's parameters, (rows, parameters, *shape), from a decoder's output."""

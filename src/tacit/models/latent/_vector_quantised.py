@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tacit.capabilities import Kind
+from tacit.capabilities import Choose, Kind
 from tacit.data import Dataset
 from tacit.errors import DataError, TacitError
 from tacit.model import Batch, Losses, Progress, Recipe, Step
@@ -255,6 +255,26 @@ class VectorQuantised(Conditional):
         """
         codes = self.sample_codes(count, label=label, temperature=temperature)
         return self.likelihood.sample(self._output(self._vectors(codes)), temperature)
+
+    def sites(self, x: Tensor) -> Tensor:
+        """The codes, the coarsest map first, then all entries, (batch, sites)."""
+        return torch.cat([each.flatten(1) for each in (*self.codes(x), x.long())], 1)
+
+    def from_sites(self, sites: Tensor) -> Tensor:
+        """Observations from what `sites` makes of them, (batch, *shape)."""
+        entries = sites[:, -self.space.dimensions :]
+        return entries.reshape(len(sites), *self.space.shape).to(self.space.torch_dtype)
+
+    @torch.no_grad()
+    def visit(self, count: int, choose: Choose, label: Tensor | None = None) -> None:
+        """Visit the codes, each given those before it, then the entries given the codes; see `Codes`."""
+        first, codes = 0, list[Tensor]()
+        for prior in cast("list[CodePrior]", list(self.priors)):
+            codes.append(prior.visit(count, choose, label, codes[-1] if codes else None, first))
+            first += codes[-1][0].numel()
+        parameters = self.likelihood.given(self._output(self._vectors(tuple(codes)))).flatten(2)
+        for i in range(self.space.dimensions):
+            choose(self.likelihood.head, parameters[:, :, i], first + i)
 
     def embed(self, x: Tensor) -> Tensor:
         """The codes' vectors, averaged over a grid of at most 4 × 4 places: (batch, features)."""

@@ -47,7 +47,8 @@ import torch
 from torch import Tensor, nn
 
 from tacit.data import Dataset
-from tacit.errors import TacitError, check_at_least
+from tacit.distributions import Head
+from tacit.errors import CapabilityError, TacitError, check_at_least
 from tacit.model import Batch, Losses, Model, Progress, Recipe
 from tacit.models.latent._likelihood import Likelihood
 from tacit.models.latent._networks import dense, ends
@@ -136,6 +137,25 @@ class VAE(Model):
     def _posterior(self, entries: Tensor) -> Posterior:
         """q(z|x)."""
         return Posterior(self.flow, *self.encoder(self.likelihood.seen(entries)).float().split(self.latent, 1))
+
+    # -- coding -------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def posterior_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log deviation of q(z|x), (batch, latent) each.
+
+        Raises:
+            CapabilityError: the posterior goes on by a flow.
+        """
+        if self.flow is not None:
+            raise CapabilityError("a posterior that goes on by a flow is no Gaussian, which bits back need: fit --flow 0")
+        posterior = self._posterior(self.likelihood.entries(x)[0])
+        return posterior.mean, posterior.log_var / 2
+
+    @torch.no_grad()
+    def given(self, z: Tensor) -> tuple[Head, Tensor]:
+        """The head of an entry and its parameters given z, (batch, parameters, *shape)."""
+        return self.likelihood.head, self.likelihood.given(self.decoder(z))
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
