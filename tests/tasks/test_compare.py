@@ -298,7 +298,7 @@ def test_text_is_compared_by_its_pairs(tmp_path):
     base = judge.baseline()
     assert base["ngrams"].value == pytest.approx(0, abs=0.01)
     assert base["bits"].value < 3
-    random = judge.sample_quality(torch.randint(5, (100, 8)))
+    random = judge.yardstick.quality(torch.randint(5, (100, 8)))
     assert random["ngrams"].value > 0.4
     assert set(judge.corrupted) == {"shuffled symbols", "one symbol in five replaced"}
 

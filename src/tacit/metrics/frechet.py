@@ -101,12 +101,14 @@ class Support:
         recall: fraction of real rows within the fakes' support: is everything there?
         density: how many real balls hold a fake, over k; above 1 where fakes crowd around dense real regions.
         coverage: fraction of real balls that hold a fake; unlike recall, untouched by far-off fakes with large balls.
+        density_error: the standard error of `density` over fakes; the others are shares, whose error is binomial.
     """
 
     precision: float
     recall: float
     density: float
     coverage: float
+    density_error: float
 
 
 def support(real: Tensor, fake: Tensor, k: int = 3) -> Support:
@@ -130,6 +132,7 @@ def support(real: Tensor, fake: Tensor, k: int = 3) -> Support:
         recall=float(torch.cat(recalled).double().mean()),
         density=float(held.double().mean()) / k,
         coverage=float(torch.cat(covered).double().mean()),
+        density_error=float(held.double().std()) / k / math.sqrt(len(held)),
     )
 
 

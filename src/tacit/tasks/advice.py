@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tacit.tasks.measure import Figure
+from tacit.tasks.quality import Figure
 from tacit.tasks.table import BASELINE, COLUMN, Row, apart, competing, density_mark, leaders
 
 Verdict = Literal["held", "did not hold", "undecided", "not checked"]

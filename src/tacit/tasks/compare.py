@@ -23,7 +23,8 @@ from tacit.errors import SpaceError, TacitError
 from tacit.spaces import Images, Space, Tokens, Vectors
 from tacit.tasks.advice import Advice, advise
 from tacit.tasks.fit import configure, fit
-from tacit.tasks.measure import QUALITY, Figure, Judge, measure, sentence
+from tacit.tasks.measure import Judge, measure, sentence
+from tacit.tasks.quality import QUALITY, Figure
 from tacit.tasks.report import write_page
 from tacit.tasks.run import Run
 from tacit.tasks.table import BASELINE, COLUMN, Row, density_mark, terminal_tables

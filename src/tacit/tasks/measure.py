@@ -25,55 +25,20 @@ from tacit.data import Dataset
 from tacit.errors import TrainingError
 from tacit.metrics.anomalies import corruptions, mean_auroc, neighbour_distance
 from tacit.metrics.extractor import extractor_for
-from tacit.metrics.frechet import Support, frechet_distance, jackknife, kernel_distance, sliced_wasserstein, support
-from tacit.metrics.ngrams import ngram_divergence
 from tacit.metrics.probes import knn, linear_probe
 from tacit.model import Model
 from tacit.spaces import Tokens, Vectors
+from tacit.tasks.likelihood import KIND, nats
+from tacit.tasks.quality import LEAST_ROWS, Figure, Figures, Yardstick, binomial, draw_in_time, in_time, mean
 from tacit.training.plan import reseed
 
 # Most held-out rows that a figure rests on, and most training rows that features are probed with.
 _MOST_ROWS = 2000
 _MOST_PROBED = 3000
-# Fewer drawn or real observations than this say nothing about sample quality.
-_LEAST_ROWS = 32
 # What takes so many times its share of the time is given up, though not before so many seconds.
 _PATIENCE, _LEAST_SECONDS = 4, 30.0
 # Drawn observations kept to be shown: pictures or texts, and points of a scatter plot.
 _SHOWN, _SHOWN_ROWS = 64, 1000
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured number.
-
-    Attributes:
-        value: in the unit of its column.
-        error: standard error; None where the number has none (a count) or it could not be had.
-        count: rows, or drawn observations, that it rests on.
-        note: what else it depends on, in words.
-        values: the number for each row, where it is their mean, so that two models are compared row by row.
-    """
-
-    value: float
-    error: float | None = None
-    count: int | None = None
-    note: str = ""
-    values: Tensor | None = field(default=None, repr=False, compare=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; infinite and missing numbers are null."""
-        numbers = {"value": self.value, "error": self.error}
-        finite = {k: v if v is not None and math.isfinite(v) else None for k, v in numbers.items()}
-        return {**finite, "count": self.count, "note": self.note}
-
-
-Figures = dict[str, Figure]
-
-
-# By kind of space, the column that ranks samples. A table's own columns may have any shape, of which a Fréchet
-# distance sees no more than means and covariances; learned features are many, and nearer to Gaussian.
-QUALITY = {"images": "frechet", "vectors": "wasserstein", "tokens": "ngrams"}
 
 
 class Judge:
@@ -99,21 +64,17 @@ class Judge:
         self.test_index = index[: self.count]
         self.test, self.test_label = test, test.label
         self.real = test[self.test_index].cpu()
-        self.held_back = valid[other[: self.count]].cpu()
         self.train_index = _rows(self.train, _MOST_PROBED, generator)
         self.corrupted = corruptions(self.space, self.real, seed)
-        self.extractor = None
+        extractor = None
         if not isinstance(self.space, Tokens):
-            self.extractor = extractor_for(data, folder, device=device, seed=seed, seconds=seconds)
-            self.real_features = self.extractor(self.real)
-        self._floors: dict[int, float] = {}
+            extractor = extractor_for(data, folder, device=device, seed=seed, seconds=seconds)
+        self.yardstick = Yardstick(self.space, self.real, valid[other[: self.count]].cpu(), extractor)
 
     @property
     def extractor_name(self) -> str:
         """What samples are compared in, in words, with the hash of its weights."""
-        if self.extractor is None:
-            return "the frequencies of pairs of neighbouring symbols"
-        return f"{self.extractor.description}; sha256 {self.extractor.hash()}"
+        return self.yardstick.extractor_name
 
     # -- the row that needs no model ---------------------------------------------------------------------------------
 
@@ -124,50 +85,12 @@ class Judge:
             raw = self.real.to(torch.uint8 if self.space.levels <= 256 else torch.int32).numpy().tobytes()
             bits = 8 * len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)) / self.real.numel()
             found["bits"] = Figure(bits, count=self.count, note="the same rows compressed by xz -9e")
-        found |= self.sample_quality(self.held_back, "other real")
+        found |= self.yardstick.quality(self.yardstick.other, "other real")
         if not isinstance(self.space, Tokens):
             train = self.train[self.train_index].flatten(1).float()
             found |= self.feature_quality(train, self.real.flatten(1).float(), "raw values")
             found |= self.neighbour_anomalies(lambda x: x.flatten(1).float(), train, "raw values")
         return found
-
-    # -- samples ------------------------------------------------------------------------------------------------------
-
-    def sample_quality(self, samples: Tensor, drawn: str = "drawn") -> Figures:
-        """How near `samples` are to the held-out rows; `drawn` says in a word where they come from."""
-        fakes = len(samples)
-        if min(fakes, self.count) < _LEAST_ROWS:
-            return {}
-        note = f"{self.count} real, {fakes} {drawn}"
-        fake = samples if self.extractor is None else self.extractor(samples)
-        value, error = jackknife(self._distance, fake)
-        plain, floor = self._distance(fake), self._floor(fakes)
-        figure = Figure(value, error, fakes, f"{note}; {plain:.4g} before the correction for their number")
-        found = {QUALITY[self.space.kind]: figure}
-        if floor > 0:
-            found["ratio"] = Figure(plain / floor, error / floor, fakes, f"{plain:.4g} over {floor:.4g}; {note}")
-        if self.extractor is not None:
-            real = self.real_features
-            if "frechet" not in found:
-                found["frechet"] = Figure(*jackknife(lambda x: frechet_distance(real, x), fake), fakes, note)
-            found["kid"] = Figure(*kernel_distance(real, fake), fakes, note)
-            found |= _support_figures(support(real, fake, k=3), self.count, fakes, note)
-        return found
-
-    def _distance(self, fake: Tensor) -> float:
-        """Between the held-out rows and others, in the way that suits their space."""
-        if isinstance(self.space, Tokens):
-            return ngram_divergence(self.real, fake)
-        if isinstance(self.space, Vectors):
-            return sliced_wasserstein(self.real_features, fake)
-        return frechet_distance(self.real_features, fake)
-
-    def _floor(self, count: int) -> float:
-        """That distance where `count` other real rows are taken for samples."""
-        if count not in self._floors:
-            other = self.held_back[:count]
-            self._floors[count] = self._distance(other if self.extractor is None else self.extractor(other))
-        return self._floors[count]
 
     # -- features ----------------------------------------------------------------------------------------------------
 
@@ -186,10 +109,10 @@ class Judge:
         )
         near_note = f"k = {near.k}, T = {near.temperature}, centred, {near.rows} training rows, {layer}"
         return {
-            "knn": Figure(near.accuracy, _binomial(near.accuracy, rows), rows, near_note),
+            "knn": Figure(near.accuracy, binomial(near.accuracy, rows), rows, near_note),
             "probe": Figure(
                 probe.accuracy,
-                _binomial(probe.accuracy, rows),
+                binomial(probe.accuracy, rows),
                 rows,
                 f"logistic regression, C = {probe.strength:g}, {probe.rows} training rows, {layer}",
             ),
@@ -222,20 +145,6 @@ class Judge:
 
 
 _STRENGTHS = (1e-2, 1e-1, 1.0)
-
-
-def _support_figures(found: Support, reals: int, fakes: int, note: str) -> Figures:
-    note = f"{note}, k = 3"
-    return {
-        "precision": Figure(found.precision, _binomial(found.precision, fakes), fakes, note),
-        "recall": Figure(found.recall, _binomial(found.recall, reals), fakes, note),
-        "density": Figure(found.density, None, fakes, note),
-        "coverage": Figure(found.coverage, _binomial(found.coverage, reals), fakes, note),
-    }
-
-
-def _binomial(share: float, rows: int) -> float:
-    return math.sqrt(max(share * (1 - share), 0.25 / rows) / rows)
 
 
 def _rows(data: Dataset, most: int, generator: torch.Generator) -> Tensor:
@@ -324,23 +233,21 @@ def sentence(error: BaseException) -> str:
 
 
 def _density(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
-    log_prob = in_time(lambda x: model.log_prob(x.to(model.device)).double().cpu(), judge.real, seconds)
-    dimensions, count = judge.space.dimensions, len(log_prob)
-    bits = -log_prob / (dimensions * math.log(2))
-    note = _KIND[model.density]
+    found_nats = in_time(lambda x: nats(model, x), judge.real, seconds)
+    dimensions, count = judge.space.dimensions, len(found_nats)
+    bits = found_nats / (dimensions * math.log(2))
+    note = KIND[model.density]
     if not bits.isfinite().all():
         found.troubles.append(
             f"{int((~bits.isfinite()).sum())} of {count} held-out rows have no finite log-probability"
         )
-    found.figures["bits"] = _mean(bits, note)
+    found.figures["bits"] = mean(bits, note)
     if isinstance(judge.space, Vectors):
-        found.figures["nats"] = _mean(-log_prob, note)
+        found.figures["nats"] = mean(found_nats, note)
 
 
 def _density_anomalies(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
-    _score_anomalies(
-        lambda x: -model.log_prob(x.to(model.device)), judge, seconds, found, f"−log p(x), {_KIND[model.density]}"
-    )
+    _score_anomalies(lambda x: nats(model, x), judge, seconds, found, f"−log p(x), {KIND[model.density]}")
 
 
 def _energy_anomalies(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
@@ -358,39 +265,15 @@ def _score_anomalies(
     found.figures |= judge.anomalies(sound, score, note)
 
 
-_KIND = {"exact": "exact", "bound": "an upper bound", "estimate": "an estimate"}
-
-
-def _mean(values: Tensor, note: str) -> Figure:
-    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Figure(float(values.mean()), error, len(values), note, values)
-
-
 def _samples(model: Any, judge: Judge, seconds: float, found: Measured) -> None:
-    drawn: list[Tensor] = []
-    rate, size, end = 0.0, 16, time.monotonic() + seconds
-    while (left := judge.count - sum(map(len, drawn))) > 0:
-        started = time.monotonic()
-        drawn.append(model.sample(min(size, left)).cpu())
-        now = time.monotonic()
-        took = max(1e-9, now - started) / len(drawn[-1])
-        # The first draw warms up; of the others the best, because a sequential sampler is quicker in large batches.
-        rate = max(rate, 1 / took) if len(drawn) > 1 else 0.0
-        if now > end and sum(map(len, drawn)) >= _LEAST_ROWS:
-            break
-        # As if each took as long as in the last draw, which is the worst that happens.
-        size = int(min(4 * size, 500, max(16, (end - now) / took)))
-    samples = torch.cat(drawn)
+    samples, rate = draw_in_time(model, judge.count, seconds)
     judge.space.check(samples)
-    rate = rate or len(samples) / took
-    found.figures["samples_per_second"] = Figure(
-        rate, None, len(samples), f"in batches of up to {max(map(len, drawn))}"
-    )
+    found.figures["samples_per_second"] = rate
     found.samples = samples[:_SHOWN_ROWS] if isinstance(judge.space, Vectors) else samples[:_SHOWN]
     if not samples.isfinite().all():
         raise TrainingError("some of its samples are not finite")
-    found.figures |= judge.sample_quality(samples)
-    if len(samples) < _LEAST_ROWS:
+    found.figures |= judge.yardstick.quality(samples)
+    if len(samples) < LEAST_ROWS:
         found.troubles.append(f"only {len(samples)} samples could be drawn in the time, too few to judge them")
 
 
@@ -413,19 +296,3 @@ def _embedded(model: Any, x: Tensor) -> Tensor:
     if not features.isfinite().all():
         raise TrainingError("some of its features are not finite")
     return features
-
-
-def in_time(work: Callable[[Tensor], Tensor], x: Tensor, seconds: float) -> Tensor:
-    """`work` over the rows of `x`, batch by batch, until all are done or `seconds` have passed; at least one batch."""
-    done: list[Tensor] = []
-    start, size, end = 0, 16, time.monotonic() + seconds
-    while start < len(x):
-        started = time.monotonic()
-        part = x[start : start + size]
-        done.append(work(part))
-        start += len(part)
-        took = (time.monotonic() - started) / len(part)
-        size = min(2 * size, 256)
-        if time.monotonic() + took * size > end:
-            break
-    return torch.cat(done)

@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-import re
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from tacit import __version__
 from tacit.data import Dataset
-from tacit.spaces import Images, Tokens, Vectors
+from tacit.tasks import page
 from tacit.tasks.advice import quality_of
 from tacit.tasks.table import BASELINE, COLUMN, Column, Row, columns_of, competing, density_mark, marks
-from tacit.training import pictures
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from tacit.tasks.compare import Comparison
 
 _TEMPLATE = Path(__file__).with_name("report.html")
-_PICTURE_PIXELS = 512
-# Drawn by matplotlib, replaced in the SVG by the page's own text colour, which follows light and dark.
-_INK = "#010203"
 
 
 def write_page(found: Comparison, data: Dataset, real: Tensor | None) -> Path:
     """Write the page to `found.path`, with samples of each model beside `real` observations; returns where."""
-    page = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=escape(f"Which model suits {found.data}?"),
+    title = f"Which model suits {found.data}?"
+    body = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=escape(title),
         facts=escape(_facts(found)),
         notice=_notice(found),
         summary=escape(found.advice.summary),
@@ -48,14 +39,12 @@ def write_page(found: Comparison, data: Dataset, real: Tensor | None) -> Path:
         rules=_rules(found),
         meanings=_meanings(found),
         everything=_everything(found.rows),
-        footer=escape(
-            f"tacit {__version__}, torch {torch.__version__}, {found.device}; seed {found.seed}; "
-            f"data sha256 {found.fingerprint[:16]}; the numbers are in comparison.json, the trained models in runs."
-        ),
     )
-    partial = found.path.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(found.path)
+    footer = (
+        f"tacit {__version__}, torch {torch.__version__}, {found.device}; seed {found.seed}; "
+        f"data sha256 {found.fingerprint[:16]}; the numbers are in comparison.json, the trained models in runs."
+    )
+    return page.write(found.path, title, body, footer)
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
@@ -197,71 +186,13 @@ def _anomalies(found: Comparison) -> str:
 def _gallery(found: Comparison, data: Dataset, real: Tensor | None) -> str:
     if real is None:
         return ""
-    figures = [_figure(None, real, data, "real", "held-out data")]
+    figures = [page.observations(None, real, data, "real", "held-out data")]
     for row in found.rows:
         if row.samples is not None:
             keys = [key for key in (quality_of(found.rows), "samples_per_second") if key in row.figures]
             note = ", ".join(f"{COLUMN[key].heading} {COLUMN[key].show(row.figures[key])}" for key in keys)
-            figures.append(_figure(row.samples, real, data, row.model, note))
+            figures.append(page.observations(row.samples, real, data, row.model, note))
     return "".join(figures)
-
-
-def _figure(samples: Tensor | None, real: Tensor, data: Dataset, name: str, note: str) -> str:
-    """One picture of samples, or of real observations where there are none, with its caption."""
-    space, x = data.space, real if samples is None else samples.cpu()
-    words = "real observations" if samples is None else f"samples of {name}"
-    if isinstance(space, Images):
-        columns = min(8, max(3, _PICTURE_PIXELS // (space.width + 1)))
-        body = _image(pictures.grid(x[: columns**2], space.levels, columns), f"A grid of {words}")
-    elif isinstance(space, Vectors):
-        body = _image(_scatter(samples, real), f"A scatter plot of {words}")
-        if space.features > 2:
-            note += f"{'; ' if note else ''}first two principal components"
-    elif isinstance(space, Tokens):
-        lines = pictures.as_text(x[:8], data.vocabulary)
-        body = f"<pre>{escape(chr(10).join(f'{line}{chr(10)}' for line in lines))}</pre>"
-    else:
-        return ""
-    caption = f"<figcaption>{escape(name)}<small>{escape(note)}</small></figcaption>"
-    return f"<figure{' class=real' if samples is None else ''}>{body}{caption}</figure>"
-
-
-def _image(picture: Image.Image, words: str) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    code = base64.b64encode(buffer.getvalue()).decode()
-    size = f'width="{picture.width}" height="{picture.height}"'
-    return f'<img alt="{escape(words)}" {size} src="data:image/png;base64,{code}">'
-
-
-def _scatter(samples: Tensor | None, real: Tensor) -> Image.Image:
-    """Drawn rows over real ones, in the real rows' first two principal components where there are more than two."""
-    from matplotlib.figure import Figure
-
-    sets = [real] if samples is None else [real, samples.cpu()]
-    if real.shape[1] > 2:
-        centre, deviation = real.mean(0), real.std(0).clamp(min=1e-12)
-        _, _, axes = torch.linalg.svd((real - centre) / deviation, full_matrices=False)
-        sets = [(x - centre) / deviation @ axes[:2].T for x in sets]
-    elif real.shape[1] == 1:
-        sets = [torch.cat([x, torch.zeros_like(x)], 1) for x in sets]
-    # The same frame for every model, whatever far-off rows it draws.
-    low, high = sets[0].quantile(0.005, 0), sets[0].quantile(0.995, 0)
-    room = 0.15 * (high - low).clamp(min=1e-6)
-    figure = Figure(figsize=(3, 3), dpi=160)
-    plot = figure.add_axes((0, 0, 1, 1))
-    plot.set_axis_off()
-    for x, colour in zip(sets, ("#8a94a0", "#1f9d73"), strict=False):
-        plot.scatter(x[:1000, 0], x[:1000, 1], s=5, c=colour, alpha=0.6, linewidths=0)
-    plot.set_xlim(float(low[0] - room[0]), float(high[0] + room[0]))
-    plot.set_ylim(float(low[1] - room[1]), float(high[1] + room[1]))
-    return _raster(figure)
-
-
-def _raster(figure: Figure) -> Image.Image:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", transparent=True)
-    return Image.open(buffer)
 
 
 def _plot_section(rows: list[Row]) -> str:
@@ -279,43 +210,21 @@ def _plot_section(rows: list[Row]) -> str:
 
 
 def _plot(rows: list[Row], quality: str, floor: float) -> str:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "tacit",
-        "font.family": "sans-serif",
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "axes.edgecolor": _INK,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
-    }
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
-        plot = figure.add_subplot()
+    def draw(plot: Any) -> None:
         # Corrected for the number of rows, the distance of a very good model may come out below 0.
         plot.set_yscale("symlog", linthresh=max(floor, 1e-3))
-        plot.axhline(floor, color=_INK, linewidth=0.8, linestyle=":")
+        plot.axhline(floor, color=page.INK, linewidth=0.8, linestyle=":")
         for i, row in enumerate(sorted(rows, key=lambda row: row.figures[quality].value)):
             x, y = row.figures["bits"], row.figures[quality]
-            fill = "#1f9d73" if x.note == "exact" else "none"
-            plot.errorbar(x.value, y.value, yerr=y.error, xerr=x.error, color="#1f9d73", linewidth=1)
-            plot.plot(x.value, y.value, "o", markersize=8, color="#1f9d73", markerfacecolor=fill)
+            fill = page.GREEN if x.note == "exact" else "none"
+            plot.errorbar(x.value, y.value, yerr=y.error, xerr=x.error, color=page.GREEN, linewidth=1)
+            plot.plot(x.value, y.value, "o", markersize=8, color=page.GREEN, markerfacecolor=fill)
             # Neighbours in height get their names on opposite sides.
             offset, align = ((7, 5), "left") if i % 2 else ((-7, 5), "right")
             plot.annotate(row.model, (x.value, y.value), xytext=offset, textcoords="offset points", ha=align)
         plot.margins(x=0.25, y=0.15)
         plot.set_xlabel("bits per dimension of held-out data")
         plot.set_ylabel(f"{COLUMN[quality].heading} of samples")
-        plot.spines[["top", "right"]].set_visible(False)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    drawn = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    drawn = re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawn)
+
     models = ", ".join(row.model for row in rows)
-    return drawn.replace(
-        "<svg", f'<svg role="img" aria-label="Bits per dimension against sample quality of {models}"', 1
-    )
+    return page.plot(draw, f"Bits per dimension against sample quality of {models}")

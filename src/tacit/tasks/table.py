@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from tacit.tasks.measure import Figure, Figures
+from tacit.tasks.quality import Figure, Figures
 
 BASELINE = "no model"
 
