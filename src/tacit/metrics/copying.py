@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -37,13 +37,19 @@ class Copying:
         nearer_error: its standard error if nothing was copied.
         score: C_T, the mean over cells of the Mann-Whitney statistic in standard deviations: about 0 is fair, below −3
             is copying, above 3 is drawing farther off than real data lies. It grows with the number of rows.
+        score_error: its standard deviation if nothing was copied.
         cells: how many had rows enough to count.
+        distance: (drawn,), from each drawn row to its nearest training row.
+        which: (drawn,), the number of that training row.
     """
 
     nearer: float
     nearer_error: float
     score: float
+    score_error: float
     cells: int
+    distance: Tensor = field(repr=False, compare=False)
+    which: Tensor = field(repr=False, compare=False)
 
 
 def nearest(train: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +98,7 @@ def data_copying(
         raise DataError(
             f"{len(train)} training, {len(held_out)} held-out and {len(drawn)} drawn rows: copying needs some of each"
         )
-    real, fake = nearest(train, held_out)[0], nearest(train, drawn)[0]
+    real, (fake, which) = nearest(train, held_out)[0], nearest(train, drawn)
     n, m = len(real), len(fake)
     of_real, of_fake = _partition(train, [held_out, drawn], cells, seed)
     scores, shares = [], []
@@ -102,8 +108,11 @@ def data_copying(
             # Distances to all training rows, not to the cell's alone: the nearest may lie across a border.
             scores.append(_z(real[a], fake[b]))
             shares.append(float(a.double().mean()))
-    score = sum(s * p for s, p in zip(scores, shares, strict=True)) / sum(shares) if scores else _z(real, fake)
-    return Copying(1 - auroc(real, fake), math.sqrt((n + m + 1) / (12 * n * m)), score, max(1, len(scores)))
+    if not scores:
+        scores, shares = [_z(real, fake)], [1.0]
+    score = sum(s * p for s, p in zip(scores, shares, strict=True)) / sum(shares)
+    error = math.sqrt((n + m + 1) / (12 * n * m))
+    return Copying(1 - auroc(real, fake), error, score, math.hypot(*shares) / sum(shares), len(scores), fake, which)
 
 
 def _z(real: Tensor, fake: Tensor) -> float:

@@ -140,6 +140,11 @@ class ClassifierNet(ConvNet):
     def features(self, x: Tensor) -> Tensor:
         return F.relu(super().features(x))
 
+    @torch.no_grad()
+    def labels(self, x: Tensor) -> Tensor:
+        """The most likely class of each observation, (rows,) int64 on the CPU."""
+        return torch.cat([self.output(self.features(part.to(self.device))).argmax(1).cpu() for part in x.split(512)])
+
     def learn(self, train: Dataset, valid: Dataset, steps: int = 800, seconds: float = 60.0) -> None:
         """Train with Adam on the labelled rows: `steps` of 128 rows, 40 epochs or `seconds`, whichever is least."""
         assert train.label is not None
@@ -168,8 +173,13 @@ class ClassifierNet(ConvNet):
         """Fraction of the labelled ones among the first `most` rows that it names rightly."""
         assert data.label is not None
         label = data.label[:most].cpu()
-        found = self.output(self(data[torch.arange(len(label))]).to(self.device)).argmax(1).cpu()
+        found = self.labels(data[torch.arange(len(label))])
         return float((found == label)[label >= 0].double().mean())
+
+
+def kept_as(train: Dataset, seed: int = 0) -> str:
+    """The name of the file in which the extractor of this training part is kept."""
+    return f"extractor-{train.fingerprint()[:16]}-seed{seed}.safetensors"
 
 
 def extractor_for(
@@ -192,7 +202,7 @@ def extractor_for(
     if not isinstance(extractor, ClassifierNet):
         extractor.learn(train)
         return extractor.eval()
-    path = None if folder is None else folder / f"extractor-{train.fingerprint()[:16]}-seed{seed}.safetensors"
+    path = None if folder is None else folder / kept_as(train, seed)
     if path is not None and path.exists():
         extractor.load_state_dict(safetensors.torch.load_file(path, device=device))
     else:

@@ -1,159 +1,183 @@
-"""Measure a trained model on data it has not seen."""
+"""Measure a trained model on data it has not seen: likelihood, samples, features and classes in one report."""
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from torch import Tensor
 
-from tacit.capabilities import Embeds, Encodes, HasDensity, has
+from tacit.capabilities import Embeds, Encodes, HasDensity, Samples, has
 from tacit.data import Dataset, load
-from tacit.errors import CapabilityError, SpaceError
+from tacit.errors import CapabilityError, check_at_least
 from tacit.metrics import probes
+from tacit.metrics.calibration import Calibration, calibration
 from tacit.metrics.disentanglement import disentanglement
 from tacit.model import Model
 from tacit.tasks.embed import features
+from tacit.tasks.evaluation import Evaluation, tables
+from tacit.tasks.evaluation_page import write_page
+from tacit.tasks.likelihood import Likelihood, likelihood
+from tacit.tasks.measure import sentence
+from tacit.tasks.parts import Parts, Split, parts_of
 from tacit.tasks.run import Run, in_batches
+from tacit.tasks.samples import SampleQuality, Says, sample_quality
+from tacit.training import checkpoint
 from tacit.training.plan import reseed
 
 # Logistic regression on more rows takes minutes and moves the accuracy by tenths of a point.
 _PROBE_ROWS = 20_000
-# Of a batch at most: networks that keep the resolution hold tens of features for every entry of it.
-_ENTRIES = 2**20
 # Entries of a code that are asked which factors they say; in a code as large as the data each pixel would be.
 _MOST_CODES = 256
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """Mean log-likelihood of held-out rows, in one unit.
-
-    Attributes:
-        nats: −log p(x) an observation.
-        bits_per_dimension: the same divided by D ln 2.
-        standard_error: of `nats`, over rows.
-        kind: "exact", "bound" (the true value is no higher) or "estimate".
-        rows: how many were measured.
-    """
-
-    nats: float
-    bits_per_dimension: float
-    standard_error: float
-    kind: str
-    rows: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured; None where the model lacks the capability, or the data labels or factors."""
-
-    model: str
-    data: str
-    likelihood: Likelihood | None = None
-    accuracy: float | None = None
-    probes: dict[str, Any] | None = None
-    disentanglement: dict[str, Any] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready record."""
-        return asdict(self)
+# The time that the likelihood may take, unless a number of rows is asked for.
+_SECONDS = 300.0
 
 
 def evaluate(
-    run: Path, data: str | Dataset | None = None, *, rows: int | None = None, json: bool = False
+    run: Path,
+    data: str | Dataset | None = None,
+    *,
+    split: Split | None = None,
+    rows: int | None = None,
+    samples: int | None = None,
+    importance: int = 64,
+    json: bool = False,
 ) -> Evaluation:
-    """Bits per dimension, accuracy of classes and probes on held-out data, as far as the model has them.
+    """One report of a run: likelihood, samples, features and classes on held-out data, as far as the model has them.
 
-    Of data with known factors, also how far codes of up to 256 numbers disentangle them.
+    It is printed, and written to RUN/evaluation-DATA as evaluation.json and, with pictures, index.html.
 
     Args:
         run: the run folder.
-        data: a path, a name or a `Dataset`; by default the test part of the data the run was fitted on.
-        rows: measure the likelihood of this many rows at most.
-        json: print JSON instead of a table.
+        data: a path, a name or a `Dataset`; by default the data the run was fitted on.
+        split: the part of the data to measure on: test, valid, train, or all; by default test, and all of other data
+            that brings no test part.
+        rows: measure the likelihood of this many rows; by default of all, or as many as five minutes allow.
+        samples: draw so many and hold them against as many real rows, 0 for none; by default 2000, or as many as five
+            minutes allow.
+        importance: tighten the bound of models that can by so many importance weights a row; 1 takes it as it is.
+        json: print JSON instead of tables.
 
     Raises:
         CapabilityError: there is nothing about this model that evaluate can measure.
+        SpaceError: the data is of another kind or shape than the model's.
+        DataError: the data has no such part, or numbers that are not finite.
+        TacitError: rows, samples or importance is too small a number.
     """
     found = Run(run)
     given = load(data) if isinstance(data, str) else data
-    measured = measure(found, given, rows=rows)
+    with _Display() as display:
+        display.says("reading", 0, 0)
+        parts = parts_of(found, given, split)
+        measured = _measure(found, parts, rows, samples, importance, display.says)
+    part = [] if measured.split == "test" else [measured.split]
+    folder = found.path / "-".join(["evaluation", measured.data.replace("/", "-"), *part])
+    folder.mkdir(parents=True, exist_ok=True)
+    measured = replace(measured, path=folder / "index.html")
+    checkpoint.write_json(folder / "evaluation.json", measured.to_dict())
+    write_page(measured, found, parts)
     console = Console()
     if json:
         console.print_json(data=measured.to_dict())
-    else:
-        console.print(_table(measured))
+        return measured
+    for table in tables(measured):
+        console.print(table)
+    for said in measured.left_out:
+        console.print(Text(said))
+    console.print(Text(f"The page with pictures: {measured.path}"))
     return measured
 
 
-def measure(run: Run, on: Dataset | None = None, *, rows: int | None = None) -> Evaluation:
-    """`evaluate` from Python: on the test part of the run's own data, or on all of `on`.
+def measure(
+    run: Run,
+    on: Dataset | None = None,
+    *,
+    split: Split | None = None,
+    rows: int | None = None,
+    samples: int | None = None,
+    importance: int = 64,
+    says: Says = lambda what, done, total: None,
+) -> Evaluation:
+    """`evaluate` from Python, without files; `says` hears what is being measured, how much is done and of how much.
 
     Raises:
         CapabilityError: there is nothing about this model that evaluate can measure.
-    """
-    model = run.model
-    test = run.data().parts()[2] if on is None else on
-    measured: dict[str, Any] = {}
-    if isinstance(model, HasDensity):
-        measured["likelihood"] = likelihood(model, test, rows)
-    if has(model, "classify") and test.label is not None:
-        measured["accuracy"] = _accuracy(model, test)
-    if isinstance(model, Embeds) and test.label is not None and run.record["data"]["source"] is not None:
-        train = run.data().parts()[0]
-        measured["probes"] = _probes(model, train, test)
-    if isinstance(model, Encodes) and test.factors is not None:
-        one = test[torch.arange(1)].to(model.device)
-        if model.encode(one).numel() <= _MOST_CODES:
-            codes = torch.cat([model.encode(x).flatten(1) for x in in_batches(test, 512, model.device)])
-            measured["disentanglement"] = asdict(disentanglement(codes, test.factors))
-    if not measured:
-        raise CapabilityError(
-            f"{run.record['model']} has no density, and {test.name} has no labels to probe its features with: "
-            f"give labelled data, or look at `tacit sample`"
-        )
-    return Evaluation(model=run.record["model"], data=test.name, **measured)
-
-
-@torch.no_grad()
-def likelihood(model: Model, data: Dataset, rows: int | None = None, size: int = 256) -> Likelihood:
-    """Mean negative log-likelihood of `data`, or of `rows` of it spread evenly, under a model with a density.
-
-    Raises:
         SpaceError: the data is of another kind or shape than the model's.
+        DataError: the data has no such part, or numbers that are not finite.
+        TacitError: rows, samples or importance is too small a number.
     """
-    if data.space != model.space:
-        raise SpaceError(
-            f"{data.name} is {data.space}, but the model was fitted on {model.space}: give data of that form"
+    return _measure(run, parts_of(run, on, split), rows, samples, importance, says)
+
+
+def _measure(run: Run, parts: Parts, rows: int | None, samples: int | None, importance: int, says: Says) -> Evaluation:
+    check_at_least(1, importance=importance, rows=1 if rows is None else rows)
+    check_at_least(0, samples=0 if samples is None else samples)
+    model, part, train = run.model.eval(), parts.rows, parts.train
+    found: dict[str, Any] = {}
+    left_out: list[str] = []
+
+    def attempt(what: str, work: Callable[[], Any]) -> None:
+        says(what, 0, 0)
+        reseed(0, "evaluate", what)
+        try:
+            found[what] = work()
+        except Exception as error:
+            # What fails leaves a sentence, and the rest stands.
+            left_out.append(f"The {what} could not be measured: {sentence(error)}.")
+
+    def density() -> Likelihood:
+        seconds = _SECONDS if rows is None else math.inf
+        said = functools.partial(says, "likelihood")
+        return likelihood(model, part, rows, importance=importance, seconds=seconds, said=said)
+
+    def drawn() -> SampleQuality | None:
+        quality, without = sample_quality(run, parts, samples, says)
+        left_out.extend(without)
+        return quality
+
+    if isinstance(model, HasDensity):
+        attempt("likelihood", density)
+    if isinstance(model, Samples) and samples != 0:
+        attempt("samples", drawn)
+    if has(model, "classify") and part.label is not None:
+        attempt("calibration", lambda: _calibration(model, part))
+    if isinstance(model, Embeds) and part.label is not None and train is not None and train.label is not None:
+        if parts.learned:
+            left_out.append("Probes are left out: they would be tested on rows that they learn from.")
+        else:
+            attempt("probes", lambda: _probes(model, train, part))
+    if isinstance(model, Encodes) and part.factors is not None:
+        attempt("disentanglement", lambda: _disentanglement(model, part))
+    measured = {what: value for what, value in found.items() if value is not None}
+    if not measured:
+        why = " ".join(left_out) or f"it has no density, and {part.name} has no labels to probe its features with."
+        raise CapabilityError(
+            f"nothing about {run.record['model']} can be measured on {part.name}: {why.rstrip('.')}; give other data, "
+            "or look at `tacit sample`"
         )
-    model.eval()
-    reseed(0, "likelihood")
-    size = max(1, min(size, _ENTRIES // model.space.dimensions))
-    index = torch.cat(list(data.ordered(len(data))))
-    if rows is not None and rows < len(index):
-        # Spread over the set: some sets are sorted by class.
-        index = index[torch.linspace(0, len(index) - 1, rows).long()]
-    nats = torch.cat([-model.log_prob(data[i].to(model.device)).double().cpu() for i in index.split(size)])  # type: ignore[operator]
-    mean = nats.mean().item()
-    return Likelihood(
-        nats=mean,
-        bits_per_dimension=mean / (model.space.dimensions * math.log(2)),
-        standard_error=nats.std().item() / math.sqrt(len(nats)) if len(nats) > 1 else math.nan,
-        kind=model.density,  # type: ignore[arg-type]
-        rows=len(nats),
+    return Evaluation(
+        run.record["model"],
+        part.name,
+        parts.split,
+        sum(map(len, part.ordered(2**20))),
+        accuracy=measured["calibration"].accuracy if "calibration" in measured else None,
+        left_out=tuple(left_out),
+        **measured,
     )
 
 
-def _accuracy(model: Model, data: Dataset) -> float:
-    predicted = torch.cat([model.classify(x).argmax(-1).cpu() for x in in_batches(data, 512, model.device)])  # type: ignore[operator]
-    known = data.label >= 0  # type: ignore[operator]
-    return (predicted == data.label)[known].float().mean().item()  # type: ignore[index]
+def _calibration(model: Any, data: Dataset) -> Calibration:
+    label = cast(Tensor, data.label).cpu()
+    return calibration(torch.cat([model.classify(x).cpu() for x in in_batches(data, 512, model.device)]), label)
 
 
 def _probes(model: Model, train: Dataset, test: Dataset) -> dict[str, Any]:
@@ -170,25 +194,39 @@ def _probes(model: Model, train: Dataset, test: Dataset) -> dict[str, Any]:
     return found
 
 
-def _table(measured: Evaluation) -> Table:
-    table = Table(title=f"{measured.model} on {measured.data}", show_header=False)
-    if (density := measured.likelihood) is not None:
-        kinds = {"exact": "", "bound": " (a bound: the true value is no higher)", "estimate": " (an estimate)"}
-        table.add_row("bits per dimension", f"{density.bits_per_dimension:.4f}{kinds[density.kind]}")
-        nats = f"{density.nats:.3f} ± {density.standard_error:.3f} on {density.rows} rows"
-        table.add_row("nats an observation", nats)
-    if measured.accuracy is not None:
-        table.add_row("classification accuracy", f"{measured.accuracy:.2%}")
-    for layer, found in (measured.probes or {}).items():
-        knn, linear = found["neighbours"], found["linear"]
-        table.add_row(
-            f"labels told from {'features' if layer == 'embed' else layer}",
-            f"{knn['accuracy']:.2%} by {knn['k']} nearest neighbours, {linear['accuracy']:.2%} by logistic regression",
+def _disentanglement(model: Any, data: Dataset) -> dict[str, Any] | None:
+    one = data[torch.arange(1)].to(model.device)
+    if model.encode(one).numel() > _MOST_CODES:
+        return None
+    codes = torch.cat([model.encode(x).flatten(1) for x in in_batches(data, 512, model.device)])
+    return asdict(disentanglement(codes, cast(Tensor, data.factors)))
+
+
+class _Display(AbstractContextManager["_Display"]):
+    """One line of progress on standard error: what is being measured, how far it is and how long it will take."""
+
+    def __init__(self) -> None:
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
         )
-    if (found := measured.disentanglement) is not None:
-        table.add_row(
-            "disentanglement",
-            f"β-VAE score {found['beta_vae']:.3f}, mutual information gap {found['gap']:.3f}, DCI "
-            f"{found['disentanglement']:.3f}, {found['completeness']:.3f}, {found['informativeness']:.3f}",
-        )
-    return table
+        self.what, self.task = "", self.bar.add_task("", total=None, count="")
+
+    def __enter__(self) -> _Display:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def says(self, what: str, done: int, total: int) -> None:
+        """What is being measured, and how much of it is done; a `total` of 0 if that cannot be said."""
+        if what != self.what:
+            self.what = what
+            self.bar.reset(self.task, description=what)
+        count = f"{done:,} of {total:,}" if total else ""
+        self.bar.update(self.task, completed=done, total=total or None, count=count)

@@ -130,6 +130,60 @@ COLUMNS = (
         percent=True,
         short=False,
     ),
+    Column(
+        "transport",
+        "W₂²",
+        "deviations²",
+        "lower",
+        "Squared 2-Wasserstein distance between drawn and real rows of the standardised columns, exact between these "
+        "rows; of few rows in many columns it is large even between two real sets: look at the floor.",
+        3,
+    ),
+    Column(
+        "classes",
+        "classes reached",
+        "",
+        "higher",
+        "Classes of which at least one was drawn, as a classifier tells them, of those that the real rows have.",
+        0,
+    ),
+    Column(
+        "class_divergence",
+        "KL of classes",
+        "nats",
+        "lower",
+        "KL(drawn ‖ real) of the shares of classes, as a classifier tells them, corrected for the number of drawn rows "
+        "by the jackknife.",
+        4,
+    ),
+    Column(
+        "nearer",
+        "nearer to training",
+        "%",
+        None,
+        "Share of pairs of a drawn and a held-out row in which the drawn one is nearer to the training rows: 50 is "
+        "fair, 100 is learned by heart.",
+        1,
+        percent=True,
+    ),
+    Column(
+        "copying",
+        "data-copying C_T",
+        "deviations",
+        None,
+        "The same as a rank test, mean over five regions of the data (Meehan et al. 2020): below −3 is copying, above "
+        "3 is drawing farther off than real data lies; it grows with the number of rows.",
+        1,
+    ),
+    Column(
+        "copies",
+        "exact copies",
+        "%",
+        "lower",
+        "Share of drawn rows that are in the training rows, number for number.",
+        2,
+        percent=True,
+    ),
     Column("samples_per_second", "samples/s", "a second", "higher", "Observations drawn a second.", 0),
     Column(
         "knn",
