@@ -193,3 +193,48 @@ def test_too_few_rows_are_refused():
         frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))
     with pytest.raises(DataError, match="too few"):
         support(torch.zeros(3, 2), torch.zeros(9, 2), k=3)
+
+
+def features_of(rows: int, shift: float = 0.0) -> Tensor:
+    return (torch.randn(rows, 6) + shift).double() @ random_covariance(6)
+
+
+def test_frechet_distance_is_torchmetrics():
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Passed(torch.nn.Module):
+        num_features = 6
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    real, fake = features_of(400), features_of(300, 0.5)
+    peer = FrechetInceptionDistance(feature=Passed(), input_img_size=(6,)).set_dtype(torch.float64)
+    peer.update(real, real=True)
+    peer.update(fake, real=False)
+    assert frechet_distance(real, fake) == pytest.approx(float(peer.compute()), rel=1e-5)
+
+
+def test_kid_is_torchmetrics_on_standardised_features():
+    from torchmetrics.image.kid import poly_mmd
+
+    real, fake = features_of(90), features_of(90, 0.4)
+    mean, scale = real.mean(0), real.std(0)
+    peer = poly_mmd((real - mean) / scale, (fake - mean) / scale, degree=3, gamma=None, coef=1.0)
+    assert kernel_distance(real, fake)[0] == pytest.approx(float(peer), rel=1e-5)
+
+
+def test_support_is_that_of_prdc(capsys):
+    from prdc import compute_prdc
+
+    real, fake = features_of(120), features_of(90, 0.3)
+    found, peer = support(real, fake, k=5), compute_prdc(real.numpy(), fake.numpy(), nearest_k=5)
+    for name in ("precision", "recall", "density", "coverage"):
+        assert getattr(found, name) == pytest.approx(peer[name], abs=1e-5), name
+
+
+def test_the_error_of_density_is_that_of_repetition():
+    real = torch.randn(300, 3)
+    found = [support(real, torch.randn(200, 3), k=3) for _ in range(40)]
+    spread = torch.tensor([f.density for f in found]).std()
+    assert 0.6 < torch.tensor([f.density_error for f in found]).mean() / spread < 1.5
