@@ -26,7 +26,7 @@ from tacit.training import pictures
 # Columns of a table, and symbols of a text, shown of a row.
 _MOST_COLUMNS, _MOST_SYMBOLS = 8, 120
 
-_MEANINGS = {
+_DENSITY = {
     "bits per dimension": "−log₂ p(x) of held-out rows over their number of values: what a value costs to store. For "
     "tables it is a density's, and may be negative.",
     "95 % confidence": "Student's interval of the mean over rows, with the standard error of log Z where a model "
@@ -34,7 +34,11 @@ _MEANINGS = {
     "a bound": "The true value is no higher. Importance weights tighten it: the more, the nearer.",
     "float32 less float64": "Some rows computed again in double precision with the same noise: what rounding does to "
     "the figure.",
+}
+_SAMPLES = {
     "other real": "Real rows taken for samples: the floor, from which no model can be told.",
+}
+_CLASSES = {
     "expected calibration error": "How far the accuracy of rows lies from the probability that the model gave its "
     "guess, in 15 bins (Guo et al. 2017). Of few rows it is above 0 also for a perfect classifier: what that would "
     "have stands beside it.",
@@ -84,13 +88,14 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], words: str, t
         return f"<{tag}{' class=text' if i in text else ''}>{escape(value)}</{tag}>"
 
     top = "".join(cell(i, value, "th") for i, value in enumerate(head))
+    top = f"<thead><tr>{top}</tr></thead>" if any(head) else ""
     lines = []
     for first, *rest in rows:
         cells = "".join(cell(i + 1, value, "td") for i, value in enumerate(rest))
         lines.append(f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>')
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{escape(words)}"><table>'
-        f"<thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f"{top}<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
@@ -227,8 +232,9 @@ def _left_out(measured: Evaluation) -> str:
 
 
 def _meanings(measured: Evaluation) -> str:
-    terms = dict(_MEANINGS)
+    terms = _DENSITY if measured.likelihood is not None else {}
+    terms = terms | (_CLASSES if measured.calibration is not None else {})
     if measured.samples is not None:
-        terms |= {COLUMN[key].heading: COLUMN[key].meaning for key in measured.samples.figures}
+        terms |= _SAMPLES | {COLUMN[key].heading: COLUMN[key].meaning for key in measured.samples.figures}
     shown = "".join(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in terms.items())
     return _section("how", "What each number is", f"<dl>{shown}</dl>")

@@ -67,18 +67,20 @@ def sample_quality(run: Run, parts: Parts, count: int | None, says: Says) -> tup
     Args:
         run: of a model that samples.
         parts: the rows they are held against.
-        count: how many to draw, and how many real rows to take; None draws what five minutes allow.
+        count: how many to draw, and how many real rows to take at most; None takes what there is, up to 2000, and
+            draws as many, or what five minutes allow.
         says: hears what is being done, how much of it is done, and of how much.
     """
-    space, most = run.model.space, count or _MOST
+    space = run.model.space
     if space.kind not in QUALITY:
         return None, [f"Samples are not judged: no features are defined for {space.kind}."]
-    real, other = _real(parts, most)
+    real, other = _real(parts, count or _MOST)
     if min(len(real), len(other)) < LEAST_ROWS:
         return None, [
             f"Samples are not judged: {parts.rows.name} gives {len(real)} rows to hold them against and {len(other)} "
             f"for the floor, and fewer than {LEAST_ROWS} of each say nothing."
         ]
+    most = count or len(real)
     drawn, rate = _drawn(run, most, math.inf if count else _SECONDS, says)
     if len(drawn) < LEAST_ROWS:
         return None, [f"Samples are not judged: {len(drawn)} are too few, draw {LEAST_ROWS} or more."]
