@@ -3,6 +3,9 @@
 Two processes with batches of 64 must learn what one process learns from batches of 128. Each process therefore draws
 the noise of the whole batch from a generator seeded alike everywhere, and keeps the rows of its own share (every
 world-th, as the loop deals them). With one process these are `torch.randn` and `torch.rand` and cost nothing more.
+
+Within `common` every row of a batch meets the same noise, so that what a bound or a dequantised density says of a row
+does not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ class _Share:
     rank = 0
     world = 1
     generator: torch.Generator | None = None
+    common = False
 
 
 @contextmanager
@@ -32,12 +36,24 @@ def shared(rank: int, world: int, generator: torch.Generator) -> Iterator[None]:
         _Share.rank, _Share.world, _Share.generator = before
 
 
+@contextmanager
+def common() -> Iterator[None]:
+    """Within this, each draw is made for one row and given to all rows of the batch."""
+    _Share.common = True
+    try:
+        yield
+    finally:
+        _Share.common = False
+
+
 def share() -> tuple[int, int]:
     """The number of this process, and of how many that share the batch: (0, 1) outside of `shared`."""
     return _Share.rank, _Share.world
 
 
 def _draw(source: Callable[..., Tensor], shape: tuple[int, ...], device: torch.device | None) -> Tensor:
+    if _Share.common:
+        return source((1, *shape[1:]), device=device).expand(shape).clone()
     if _Share.world == 1:
         return source(shape, device=device)
     whole = source((shape[0] * _Share.world, *shape[1:]), device=device, generator=_Share.generator)
