@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tacit.data import load as load
     from tacit.model import Model as Model
     from tacit.tasks.compare import compare as compare
+    from tacit.tasks.detector import Detector as Detector
     from tacit.tasks.fit import fit as fit
     from tacit.tasks.resume import resume as resume
     from tacit.tasks.run import Run as Run
@@ -26,6 +27,7 @@ _HOMES = {
     "fit": "tacit.tasks.fit",
     "resume": "tacit.tasks.resume",
     "compare": "tacit.tasks.compare",
+    "Detector": "tacit.tasks.detector",
 }
 
 

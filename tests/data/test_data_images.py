@@ -70,6 +70,7 @@ def test_folders_called_like_parts_are_parts_with_common_classes(tmp_path):
     assert data.class_names == ("a", "b", "c")
     train, valid, test = data.parts()
     assert train.label.tolist() == [0, 1] and valid.label.tolist() == [1] and test.label.tolist() == [0, 2]
+    assert test.files == ("test/a/x.png", "test/c/x.png") and test.take(torch.tensor([1])).files == ("test/c/x.png",)
 
 
 @pytest.mark.parametrize("suffix", ["bmp", "gif", "jpg", "png", "ppm", "tif", "webp"])

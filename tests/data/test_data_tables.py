@@ -39,6 +39,7 @@ def test_one_column_and_numbers_as_names(tmp_path):
     assert load(_csv(tmp_path, "v\n1\n2\n")).x.tolist() == [[1], [2]]
     data = load(_csv(tmp_path, "label,0,1\n5,10,20\n6,30,40\n"), label="label")
     assert data.x.tolist() == [[10, 20], [30, 40]] and data.class_names == ("5", "6")
+    assert data.columns == ("0", "1") and data.take(torch.tensor([1])).columns == ("0", "1")
 
 
 def test_decimal_commas(tmp_path):

@@ -44,6 +44,8 @@ class Dataset:
             that is not known.
         factor_names: what each of them is.
         vocabulary: the symbols of a `Tokens` stream, by number.
+        columns: names of a table's features, where it names them.
+        files: of each row the file it was read from, where each has its own.
         official: parts that the data itself brings ("test", "valid"); `x` is then its training part.
         source: the arguments of the `load` that read it, so that a run can read it again; None for data made in Python.
         skipped: names of the files that could not be read and were left out.
@@ -58,6 +60,8 @@ class Dataset:
     factors: Tensor | None = None
     factor_names: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     official: dict[str, Dataset] = field(default_factory=dict)
     source: dict[str, Any] | None = None
     skipped: tuple[str, ...] = ()
@@ -108,7 +112,10 @@ class Dataset:
         beside = (self.label, self.target, self.factors)
         label, target, factors = (None if part is None else part[index] for part in beside)
         x = Rows.of(self.x, index) if self.mapped and isinstance(index, Tensor) else self.x[index]
-        return replace(self, x=x, label=label, target=target, factors=factors, official={})
+        files = self.files
+        if files:
+            files = files[index] if isinstance(index, slice) else tuple(files[i] for i in index.tolist())
+        return replace(self, x=x, label=label, target=target, factors=factors, files=files, official={})
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data on another device; what lies on disk stays there, and only its batches move."""

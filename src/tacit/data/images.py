@@ -179,7 +179,10 @@ def from_pictures(
             values[part] = np.array([missing if found is None else found for found in of_part])
     labels, numbered_names = numbered(values, f"the label of {name}", class_names)
     space = Images(*shape, levels=2 if binary else 256)
-    return put_together(name, space, x, labels, class_names=numbered_names, skipped=left_out, mapped=mapped)
+    of_rows = {part: tuple(picture for picture in parts[part] if picture not in skipped) for part in x}
+    return put_together(
+        name, space, x, labels, files=of_rows, class_names=numbered_names, skipped=left_out, mapped=mapped
+    )
 
 
 def check_size(size: int | tuple[int, int]) -> tuple[int, int]:

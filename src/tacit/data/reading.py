@@ -163,7 +163,12 @@ def _plain(values: np.ndarray, what: str) -> np.ndarray:
 
 
 def put_together(
-    name: str, space: Space, x: Mapping[str, Tensor], label: Mapping[str, Tensor | None] | None = None, **fields: Any
+    name: str,
+    space: Space,
+    x: Mapping[str, Tensor],
+    label: Mapping[str, Tensor | None] | None = None,
+    files: Mapping[str, tuple[str, ...]] | None = None,
+    **fields: Any,
 ) -> Dataset:
     """One `Dataset` of several parts: the training part (or the first there is), the others official.
 
@@ -176,7 +181,14 @@ def put_together(
         if not isinstance(space, Tokens) and shape != space.shape:
             raise DataError(f"{name}: the {part} part has observations of shape {shape}, the others of {space.shape}")
     whole = {
-        part: Dataset(space, x[part], None if label is None else label[part], name, **fields)
+        part: Dataset(
+            space,
+            x[part],
+            None if label is None else label[part],
+            name,
+            files=() if files is None else files[part],
+            **fields,
+        )
         for part in reversed(parts)
     }
     main = whole.pop(parts[0])

@@ -103,7 +103,9 @@ def from_tables(
         x[part] = held
         mapped |= on_disk
     labels, class_names = numbered(values, f"column {label!r} of {name}")
-    return put_together(name, Vectors(len(features)), x, labels, class_names=class_names, mapped=mapped)
+    return put_together(
+        name, Vectors(len(features)), x, labels, class_names=class_names, columns=features, mapped=mapped
+    )
 
 
 class Columns:

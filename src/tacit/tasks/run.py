@@ -19,6 +19,8 @@ from tacit.model import Model
 from tacit.training import checkpoint
 
 if TYPE_CHECKING:
+    from tacit.tasks.anomalies import Anomalies
+    from tacit.tasks.detector import Detector
     from tacit.tasks.evaluate import Evaluation
 
 
@@ -103,6 +105,18 @@ class Run:
         from tacit.tasks.evaluate import measure
 
         return measure(self, on, **options)
+
+    def anomalies(self, on: Dataset | None = None, **options: Any) -> Anomalies:
+        """Rank observations by how strange they are; see `tacit.tasks.anomalies`."""
+        from tacit.tasks.anomalies import find
+
+        return find(self, on, **options)
+
+    def detector(self, **options: Any) -> Detector:
+        """Anomaly scores and p-values of whatever rows come; see `tacit.tasks.detector`."""
+        from tacit.tasks.detector import Detector
+
+        return Detector.of(self, **options)
 
     def embed(self, on: Dataset, fisher: bool = False) -> Tensor:
         """Features, or Fisher scores, (rows, features); see `tacit.tasks.embed`."""

@@ -540,6 +540,32 @@ class Diffusion(Conditional):
         return self._finish(x)
 
     @torch.no_grad()
+    def denoise(self, x: Tensor, amount: float, label: int | Tensor | None = None, *, steps: int = 20) -> Tensor:
+        """`x`, (batch, *shape), after noise is added to it and taken away again without further noise: (batch, *shape).
+
+        What the model has never seen comes back as something that it has (Graham et al. 2023, arXiv:2211.07740).
+
+        Args:
+            x: (batch, *shape).
+            amount: how far towards noise, in (0, 1]: the share of the steps from noise to data that are taken back.
+            label: a class, or one for each row; none if None.
+            steps: passes of the network that the whole way would take.
+
+        Raises:
+            SpaceError: `x` is not of the space.
+            TacitError: `label` is not a class, or `amount` is out of its range.
+        """
+        if not 0 < amount <= 1:
+            raise TacitError(f"amount is {amount}: give above 0 (next to no noise) up to 1 (noise alone)")
+        check_at_least(1, steps=steps)
+        x = self.entries(self.space.check_values(x))
+        times = self._times(steps)
+        times = times[min(len(times) - 2, round((1 - amount) * (len(times) - 1))) :]
+        z = self._noised(x, times[:1].expand(len(x)), noise.randn_like(x))
+        *_, z = self._path(z, times, _Way(self._no_label(label, len(x))))
+        return self._finish(z)
+
+    @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
         """The network's middle (averaged over positions) or last hidden layer, (batch, features), at a little noise.
 
