@@ -16,8 +16,9 @@ import torch
 
 from tacit import catalogue
 from tacit.capabilities import CAPABILITIES, METHODS, has
+from tacit.coding.blocks import BlockCoder
 from tacit.data import Dataset
-from tacit.errors import DataError, SpaceError, TacitError
+from tacit.errors import CapabilityError, DataError, SpaceError, TacitError
 from tacit.model import Model, Progress
 from tacit.spaces import Images, Strokes, Tokens, Vectors, Video, Waveform
 from tacit.tasks.fit import configure, fit
@@ -351,6 +352,53 @@ def test_complete(name, data, run):
     assert torch.equal(model.complete(x, torch.ones_like(known)), x)
     with pytest.raises(TacitError, match="known is bool of shape"):
         model.complete(x, known[1:])
+
+
+class Told(BlockCoder):
+    """Remembers the masses of the first row that the coder was told, site after site."""
+
+    def _put(self, coder, symbols, weights):
+        self.masses.append(weights[0].clone())
+        super()._put(coder, symbols, weights)
+
+    def told(self, x):
+        self.masses = []
+        return self.encode(x), torch.cat(self.masses)
+
+
+@cases("code", skipped=("grey, no power of two",))
+def test_code(name, data, run):
+    """Rows come back from their code, whose length is what the density says; a row's masses are its own to the bit."""
+    x, model = DATA[data][torch.arange(3)], run.model
+    coder = Told(model)
+    if model.space.levels is None:
+        with pytest.raises(CapabilityError):
+            coder.encode(x)
+        return
+    block, masses = coder.told(x)
+    assert torch.equal(coder.decode(block.payload, len(x), x[0].numel()), x)
+    assert torch.equal(coder.told(x[:1])[1], masses)
+    # Of a model with classes the class is told, too, and of several orderings the first is taken.
+    if getattr(model, "classes", None) is None:
+        reseed(0)
+        bits = -float(model.log_prob(x).detach().double().sum()) / math.log(2)
+        assert 8 * len(block.payload) <= 1.01 * bits + 80
+
+
+@cases("bits-back")
+def test_bits_back(name, data, run):
+    """Rows come back, at the cost of the bound, and what the stack began with."""
+    x, model = DATA[data][torch.arange(40)], run.model
+    coder = BlockCoder(model)
+    if model.space.levels is None:
+        with pytest.raises(CapabilityError):
+            coder.encode(x)
+        return
+    block = coder.encode(x)
+    assert torch.equal(coder.decode(block.payload, len(x)), x)
+    reseed(0)
+    bits = -float(torch.stack([model.log_prob(x).detach() for _ in range(20)]).mean(0).sum()) / math.log(2)
+    assert 8 * len(block.payload) - block.initial == pytest.approx(bits, rel=0.04)
 
 
 @cases("energy")

@@ -32,6 +32,8 @@ VERBS = (
     "interpolate",
     "traverse",
     "evaluate",
+    "compress",
+    "decompress",
     "embed",
     "dream",
     "models",

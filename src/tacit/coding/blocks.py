@@ -2,8 +2,8 @@
 
 - Autoregressive models, tables and VQ-VAEs: site after site, of all rows of the block at once, by a range coder.
 - VAEs: bits back. z is taken off the coder's stack as if q(z | x) had been put there, x is put on it given z, and z by
-  its prior: that costs −log p(x | z) − log p(z) + log q(z | x), the bound itself. z takes one of the values that cut its
-  prior into equal shares. The stack begins with bits that mean nothing, and that are checked when all is decoded.
+  its prior: that costs −log p(x | z) − log p(z) + log q(z | x), the bound itself. z takes one of the values that cut
+  its prior into equal shares. The stack begins with bits that mean nothing, and that are checked when all is decoded.
 
 The entropy coder is constriction. All that it is told is exact, or of the model as it is, for archives that only this
 machine is to read.
@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tacit.capabilities import Codes, CodesByBitsBack, has, require
+from tacit.capabilities import Codes, has, require
 from tacit.coding.exact import between, exact, running
 from tacit.coding.masses import masses
 from tacit.distributions import Head
@@ -96,7 +96,7 @@ class BlockCoder:
     def _running(self) -> AbstractContextManager[Any]:
         return running(self.model) if self.portable else torch.no_grad()
 
-    # -- blocks --------------------------------------------------------------------------------------------------------
+    # -- blocks -------------------------------------------------------------------------------------------------------
 
     def encode(self, x: Tensor) -> Coded:
         """The block of observations `x`, (rows, *space.shape), of any length where a model is unbounded.
@@ -122,7 +122,7 @@ class BlockCoder:
         words = np.frombuffer(payload, dtype="<u4").astype(np.uint32)
         return self._off_stack(words, rows) if has(self.model, "bits-back") else self._out_of_queue(words, rows, sites)
 
-    # -- site after site ------------------------------------------------------------------------------------------------
+    # -- site after site ----------------------------------------------------------------------------------------------
 
     def _into_queue(self, x: Tensor) -> Coded:
         coder = self.streams.queue.RangeEncoder()
@@ -191,7 +191,7 @@ class BlockCoder:
 
         yield samples, sizes[several].int().numpy()
 
-    # -- labels --------------------------------------------------------------------------------------------------------
+    # -- labels -------------------------------------------------------------------------------------------------------
 
     def _has_labels(self) -> bool:
         """Whether a row's class must be told: of a model that never learnt to do without."""
@@ -203,7 +203,7 @@ class BlockCoder:
     def _prior(self, rows: int) -> Tensor:
         return between("exp", self.model.log_prior)[None].expand(rows, -1)
 
-    # -- bits back -----------------------------------------------------------------------------------------------------
+    # -- bits back ----------------------------------------------------------------------------------------------------
 
     def _onto_stack(self, x: Tensor) -> Coded:
         with self._running():
@@ -267,15 +267,15 @@ class BlockCoder:
     def _uniform(self, count: int) -> Tensor:
         return torch.ones(1, 1, dtype=torch.float64).expand(count, _VALUES)
 
-    # -- the coder's own ------------------------------------------------------------------------------------------------
+    # -- the coder's own ----------------------------------------------------------------------------------------------
 
     def _put(self, coder: Any, symbols: Tensor, weights: Tensor) -> None:
         """Put symbols, (rows,), on a coder, by their masses, (rows, values)."""
         given = symbols.int().contiguous().numpy()
         if weights.stride(0) == 0:
-            model, arguments = self._alike(weights), ()
+            model, arguments = self._alike(weights), []
         else:
-            model, arguments = self.streams.model.Categorical(perfect=False), (weights.contiguous().numpy(),)
+            model, arguments = self.streams.model.Categorical(perfect=False), [weights.contiguous().numpy()]
         if isinstance(coder, self.streams.stack.AnsCoder):
             coder.encode_reverse(given, model, *arguments)
         else:

@@ -44,16 +44,18 @@ _STEPS = 1024
 _LOW, _HIGH = -40, 24
 
 # Operations that move numbers, compare them, or do one thing to each which IEEE 754 rounds correctly.
-_AS_THEY_ARE = frozenset(
-    """_reshape_alias _to_copy _unsafe_view abs alias amax amin arange argmax argsort as_strided bitwise_and bitwise_not
-    bitwise_or cat ceil chunk clamp clamp_max clamp_min clone constant_pad_nd contiguous copy cumprod detach div
-    embedding empty empty_like empty_strided eq expand fill flip floor floor_divide full full_like gather ge gt
-    hardtanh index index_put index_select isnan leaky_relu le lift_fresh lift_fresh_copy logical_and logical_not
-    logical_or lt masked_fill max maximum min minimum mul nan_to_num ne neg new_empty new_empty_strided new_full new_ones new_zeros
-    one_hot ones ones_like permute reciprocal reflection_pad2d relu remainder repeat replication_pad2d reshape roll round
-    scalar_tensor scatter select select_scatter sign slice slice_scatter sort split split_with_sizes sqrt squeeze stack
-    t threshold transpose tril triu trunc unbind unfold unsafe_split unsqueeze upsample_nearest2d view where zero zeros zeros_like""".split()
-)
+_NAMES = """
+_reshape_alias _to_copy _unsafe_view abs alias amax amin arange argmax argsort as_strided bitwise_and bitwise_not
+bitwise_or cat ceil chunk clamp clamp_max clamp_min clone constant_pad_nd contiguous copy cumprod detach div embedding
+empty empty_like empty_strided eq expand fill flip floor floor_divide full full_like gather ge gt hardtanh index
+index_put index_select isnan le leaky_relu lift_fresh lift_fresh_copy logical_and logical_not logical_or lt
+masked_fill max maximum min minimum mul nan_to_num ne neg new_empty new_empty_strided new_full new_ones new_zeros
+one_hot ones ones_like permute reciprocal reflection_pad2d relu remainder repeat replication_pad2d reshape roll round
+scalar_tensor scatter select select_scatter sign slice slice_scatter sort split split_with_sizes sqrt squeeze stack t
+threshold transpose tril triu trunc unbind unfold unsafe_split unsqueeze upsample_nearest2d view where zero zeros
+zeros_like
+"""
+_AS_THEY_ARE = frozenset(_NAMES.split())
 
 
 class Exact(TorchDispatchMode):
@@ -113,7 +115,7 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-# -- sums ----------------------------------------------------------------------------------------------------------------
+# -- sums --------------------------------------------------------------------------------------------------------------
 
 
 def on_grid(x: Tensor, grid: float = _GRID) -> Tensor:
@@ -156,7 +158,14 @@ def _addmm(c: Tensor, a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1) -
 
 
 def _convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, transposed: bool, *rest: Any
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    *rest: Any,
 ) -> Tensor:
     x, weight = _products(x, weight, weight.shape[0] * weight[0, 0].numel() if transposed else weight[0].numel())
     if x.dim() == 4 and not transposed and rest[-1] == 1:
@@ -192,16 +201,17 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
     return v * (g / norm), norm
 
 
-# -- functions -----------------------------------------------------------------------------------------------------------
+# -- functions ---------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def _table(name: str) -> Tensor:
-    """Values of exp or sigmoid at multiples of 1 / `_STEPS` from `_LOW` to `_HIGH`, correctly rounded, one more at the end."""
+    """Values of exp or sigmoid at multiples of 1 / `_STEPS` from `_LOW` to `_HIGH`, correctly rounded."""
     with decimal.localcontext(prec=50):
         ratio = (decimal.Decimal(1) / _STEPS).exp()
         value = decimal.Decimal(_LOW).exp()
         found = []
+        # One more, to which the line from the last leads.
         for _ in range((_HIGH - _LOW) * _STEPS + 2):
             found.append(float(value if name == "exp" else value / (1 + value)))
             value *= ratio

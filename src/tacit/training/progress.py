@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -40,6 +42,24 @@ class Bar:
 
     def said(self, message: str) -> None:
         self.bar.console.print(message, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def counting(title: str, total: float) -> Iterator[Callable[[float], None]]:
+    """A line on the terminal that says how much of `total` is done, and how long the rest takes; gone when it is."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task(title, total=total)
+    with bar:
+        yield lambda done: bar.advance(task, done)
 
 
 class TensorBoard:

@@ -236,9 +236,7 @@ class Sequential(Autoregressive):
         self._walk(count * (2 if guidance else 1), choose, label, order, sites or len(self.order))
         return torch.stack(drawn, 1)
 
-    def _walk(
-        self, count: int, choose: Choose, label: Tensor | None, order: Tensor, sites: int
-    ) -> None:
+    def _walk(self, count: int, choose: Choose, label: Tensor | None, order: Tensor, sites: int) -> None:
         """Visit the sites in order: `choose` says what each is, (rows[, entries]), of its parameters and its place."""
         state, x = self._state(count, label, order), None
         for t in range(sites):
@@ -253,9 +251,7 @@ class Sequential(Autoregressive):
         return entries if self.unbounded else entries[:, self.order]
 
     @torch.no_grad()
-    def visit(
-        self, count: int, choose: Choose, label: Tensor | None = None, sites: int | None = None
-    ) -> None:
+    def visit(self, count: int, choose: Choose, label: Tensor | None = None, sites: int | None = None) -> None:
         """Visit every site in order; see `tacit.capabilities.Codes`.
 
         Args:

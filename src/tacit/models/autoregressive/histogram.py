@@ -205,7 +205,9 @@ class Histogram(Model):
             CapabilityError: features are real.
         """
         if not self.space.levels:
-            raise CapabilityError("a histogram of real features cannot code them: their last digits have no probability")
+            raise CapabilityError(
+                "a histogram of real features cannot code them: their last digits have no probability"
+            )
         return self._cells(self._values(x, self.cut), self.cut)
 
     @torch.no_grad()

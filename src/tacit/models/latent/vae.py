@@ -148,7 +148,9 @@ class VAE(Model):
             CapabilityError: the posterior goes on by a flow.
         """
         if self.flow is not None:
-            raise CapabilityError("a posterior that goes on by a flow is no Gaussian, which bits back need: fit --flow 0")
+            raise CapabilityError(
+                "a posterior that goes on by a flow is no Gaussian, which bits back need: fit --flow 0"
+            )
         posterior = self._posterior(self.likelihood.entries(x)[0])
         return posterior.mean, posterior.log_var / 2
 

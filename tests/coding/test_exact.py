@@ -1,0 +1,148 @@
+"""Exact arithmetic: tables, sums in any order, other batches, threads and instruction sets, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import subprocess
+import sys
+from fractions import Fraction
+
+import pytest
+import torch
+
+from tacit import catalogue
+from tacit.coding.blocks import BlockCoder, _centres, _edges, normal
+from tacit.coding.exact import Exact, between, exact, exp, running, sigmoid, total
+from tacit.coding.masses import masses
+from tacit.distributions import (
+    Bernoulli,
+    Categorical,
+    CoupledLogisticMixture,
+    DiscretisedLogisticMixture,
+    GaussianMixture,
+)
+from tacit.errors import CapabilityError
+from tacit.spaces import Images, Tokens
+
+
+def test_tables_are_the_functions() -> None:
+    x = torch.linspace(-30, 20, 10_001, dtype=torch.float64)
+    torch.testing.assert_close(sigmoid(x), x.sigmoid(), rtol=0, atol=2**-12)
+    torch.testing.assert_close(exp(x), x.exp(), rtol=2**-10, atol=0)
+    torch.testing.assert_close(between("sigmoid", x), x.sigmoid(), rtol=0, atol=2**-22)
+    torch.testing.assert_close(between("exp", x), x.exp(), rtol=2**-22, atol=0)
+    at = torch.arange(-20 * 1024, 20 * 1024) / 1024
+    # Where the table has an entry it is rounded correctly, which libraries only nearly are.
+    torch.testing.assert_close(exp(at), at.double().exp(), rtol=3e-16, atol=0)
+    z = torch.linspace(-7.9, 7.9, 4001, dtype=torch.float64)
+    torch.testing.assert_close(normal(z), torch.special.ndtr(z), rtol=0, atol=1e-6)
+    torch.testing.assert_close(_centres(), torch.special.ndtri((torch.arange(1024).double() + 0.5) / 1024))
+    torch.testing.assert_close(_edges()[1:-1], torch.special.ndtri(torch.arange(1, 1024).double() / 1024))
+
+
+def test_sums_of_products_are_those_of_fractions_in_any_order() -> None:
+    a, b = torch.randn(3, 200, dtype=torch.float64) * 30, torch.randn(200, 2, dtype=torch.float64)
+    order = torch.randperm(200)
+    with Exact():
+        found, other = a @ b, a[:, order] @ b[order]
+    assert torch.equal(found, other)
+    on_grid = [[[Fraction(round(v * 2**16), 2**16) for v in row] for row in m.tolist()] for m in (a, b.T)]
+    for i, row in enumerate(on_grid[0]):
+        for j, column in enumerate(on_grid[1]):
+            assert Fraction(found[i, j].item()) == sum(u * v for u, v in zip(row, column, strict=True))
+    assert not torch.equal(a @ b, a[:, order] @ b[order]), "floating-point sums agree here: the test shows nothing"
+
+
+def test_numbers_too_large_are_refused_by_name() -> None:
+    large = torch.full((4, 100), 1e4, dtype=torch.float64)
+    with pytest.raises(CapabilityError, match="sums of 100 products"), Exact():
+        large @ large.T
+    with pytest.raises(CapabilityError, match="too large"):
+        total(large * 1e6, [1])
+
+
+def test_an_operation_without_an_exact_form_is_refused_with_the_models_name() -> None:
+    model = exact(catalogue.load("char-rnn")(Tokens(5, 4), features=8, embedding=4))
+    with pytest.raises(CapabilityError, match=r"char-rnn cannot be made exact: no exact form of cos is known"):
+        with running(model):
+            torch.cos(torch.ones(2))
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        Bernoulli(),
+        Categorical(7),
+        DiscretisedLogisticMixture(16, 1),
+        DiscretisedLogisticMixture(256, 3),
+        CoupledLogisticMixture(6, 3, 1),
+        CoupledLogisticMixture(6, 3, 4),
+    ],
+    ids=str,
+)
+def test_masses_are_the_heads(head) -> None:
+    parameters = torch.randn(5, head.parameters)
+    channels = getattr(head, "channels", 1)
+    levels = 2 if isinstance(head, Bernoulli) else head.levels
+    x = torch.randint(0, levels, (5, channels))
+    log_prob = torch.zeros(5, dtype=torch.float64)
+    for c in range(channels):
+        found = masses(head, parameters, x[:, :c])
+        assert found.shape == (5, levels) and (found >= 0).all()
+        log_prob += (found / found.sum(1, keepdim=True)).gather(1, x[:, c : c + 1])[:, 0].log()
+    expected = head.log_prob(parameters, x if channels > 1 else x[:, 0])
+    torch.testing.assert_close(log_prob.float(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_real_numbers_and_what_is_none_are_refused() -> None:
+    with pytest.raises(CapabilityError, match="real numbers"):
+        masses(GaussianMixture(1), torch.zeros(2, 2), torch.zeros(2, 0))
+    with pytest.raises(CapabilityError, match="not a number"):
+        masses(Categorical(2), torch.tensor([[math.nan, 0.0]]), torch.zeros(1, 0))
+
+
+def codes_of_small_models() -> str:
+    """A hash of what small models of each kind of layer make of some rows."""
+    found = hashlib.sha256()
+    for name, space, arguments in (
+        ("gated-pixelcnn", Images(1, 6, 7), {"features": 12, "layers": 2}),
+        ("pixelcnn++", Images(3, 4, 4), {"features": 8, "resolutions": 2}),
+        ("gpt", Tokens(20, 12), {"features": 24, "layers": 2, "heads": 2}),
+        ("char-rnn", Tokens(20, 12), {"features": 24, "embedding": 8}),
+        ("vae", Images(1, 8, 8), {"network": "conv", "channels": (4, 8), "hidden": (16,), "latent": 4}),
+    ):
+        model = catalogue.load(name)(space, **arguments)
+        for p in model.parameters():
+            # Whole numbers: random ones are not the same on every processor.
+            numbers = torch.arange(p.numel()) * 7919 % 255 - 127
+            p.data = (numbers / 1024).view_as(p)
+        count = 9 * space.dimensions
+        x = (torch.arange(count) * 104729 % space.levels).view(9, *space.shape).to(space.torch_dtype)
+        coder = BlockCoder(model)
+        block = coder.encode(x).payload
+        assert torch.equal(coder.decode(block, len(x), x[0].numel()), x)
+        found.update(block)
+    return found.hexdigest()
+
+
+@pytest.mark.slow
+def test_an_older_processor_and_other_threads_give_the_same_bytes() -> None:
+    older = {
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "OMP_NUM_THREADS": "2",
+    }
+    script = "import test_exact; print(test_exact.codes_of_small_models())"
+    path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env=os.environ | older | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout.strip() == codes_of_small_models()
