@@ -41,12 +41,12 @@ def decompress(archive: Path, run: Path | None = None, *, out: Path | None = Non
         ArchiveError: the archive is damaged, is of another model or machine, or holds no such file, or the folder is
             there. Nothing is written then.
     """
-    reader = Reader(archive)
     out = out or archive.with_name(
         archive.name.removesuffix(".tacit") + ("" if archive.suffix == ".tacit" else ".files")
     )
     if out.exists():
         raise ArchiveError(f"{out} is there already: give another --out")
+    reader = Reader(archive)
     aside = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         if not only:
