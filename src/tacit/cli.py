@@ -34,12 +34,13 @@ VERBS = (
     "evaluate",
     "compress",
     "decompress",
+    "anomalies",
     "embed",
     "dream",
     "models",
     "data",
 )
-_READS_DATA = ("compare", "fit", "complete", "interpolate", "traverse", "evaluate", "embed")
+_READS_DATA = ("compare", "fit", "complete", "interpolate", "traverse", "evaluate", "anomalies", "embed")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,7 +88,8 @@ def _print_help() -> None:
         "  tacit fit vae photos/ --size 32        train one on a folder of pictures\n"
         "  tacit fit flow table.csv --label y     or on a table\n"
         "  tacit sample runs/vae-photos           look at what it learned\n"
-        "  tacit complete runs/made-digits        fill in the lower half of some images",
+        "  tacit complete runs/made-digits        fill in the lower half of some images\n"
+        "  tacit anomalies runs/vae-photos new/   what does not belong among new ones?",
         markup=False,
     )
 
