@@ -12,7 +12,7 @@ from tacit.cli import main
 from tacit.data import Dataset, load
 from tacit.errors import DataError, SpaceError, TacitError
 from tacit.spaces import Vectors
-from tacit.tasks.anomalies import anomalies, find
+from tacit.tasks.anomalies import about_labels, anomalies, find
 from tacit.tasks.fit import fit
 from tacit.tasks.run import Run
 
@@ -100,6 +100,11 @@ def test_labels_of_one_kind_alone(table, capsys):
     assert main(["anomalies", str(run.path), path, "--label", "odd"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "The labels of alike say that all rows are no anomalies: AUROC takes some of each." in said
+    x = torch.from_numpy(rows(30)).float()
+    words = Dataset(run.space, x, torch.arange(30) % 2, class_names=("anomaly", "normal"))
+    assert find(run, words).labels.tolist() == [True, False] * 15
+    cities = Dataset(run.space, x, torch.arange(30) % 2, "towns", class_names=("Bath", "York"))
+    assert "The labels of towns are not 0 and 1" in about_labels(find(run, cities))
 
 
 def test_images_text_and_sound(tmp_path):

@@ -215,6 +215,8 @@ def test_what_it_refuses(model_of):
         Detector(score="energy").fit(data.x)
     with pytest.raises(DataError, match="1 rows to learn from"):
         Detector().fit(data.x[:1], data.x[:1])
+    with pytest.raises(TacitError, match="call fit first"):
+        Detector().predict(data.x)
     fitted = Detector().fit(data.x)
     with pytest.raises(SpaceError, match=r"observations of shape \(3,\) do not fit"):
         fitted.decision_function(data.x[:, :3])

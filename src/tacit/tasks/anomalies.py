@@ -21,6 +21,9 @@ from tacit.tasks.detector import MEANINGS, Detector, decide, parts
 from tacit.tasks.embed import check_space
 from tacit.tasks.run import Run
 
+# What labels of anomalies, and of others, are called.
+_STRANGE = ("1", "1.0", "anomaly", "anomalous", "outlier", "abnormal", "true", "yes")
+_SOUND = ("0", "0.0", "normal", "inlier", "false", "no")
 # Strangest rows whose columns are blamed in the file, where more are called anomalies than are shown.
 _MOST_BLAMED = 100
 
@@ -301,13 +304,19 @@ def _as_read(run: Run, data: Dataset) -> Dataset:
 
 
 def _labels(data: Dataset) -> Tensor | None:
-    """Whether each row is an anomaly, (rows,) bool, where the data's labels are of at most two kinds: 0 and 1.
+    """Whether each row is an anomaly, (rows,) bool, where the data's labels are of at most two kinds and say so.
 
-    Labels of more kinds say something else.
+    Labels 0 and 1 do, and so do words of which one is in `_STRANGE`; others say something else.
     """
     if data.label is None or data.classes > 2 or bool((data.label < 0).any()):
         return None
-    return data.label == 1
+    if not data.class_names:
+        return data.label == 1
+    named = [i for i, name in enumerate(data.class_names) if name.lower() in _STRANGE]
+    sound = [i for i, name in enumerate(data.class_names) if name.lower() in _SOUND]
+    if len(named) + len(sound) != len(data.class_names) or len(named) > 1:
+        return None
+    return data.label == named[0] if named else torch.zeros(len(data.label), dtype=torch.bool)
 
 
 def _accuracy(labels: Tensor, scores: dict[str, Tensor]) -> dict[str, Accuracy]:
@@ -353,15 +362,20 @@ def _table(found: Anomalies, model: str) -> Table:
         figures = [] if accuracy is None else [f"{accuracy.auroc:.3f}", f"{accuracy.average_precision:.3f}"]
         chosen = "bold" if name == found.score else ""
         table.add_row(name, f"{int(called.sum()):,}", *figures, meaning(found, name), style=chosen)
-    if found.labels is not None and not found.accuracy:
-        table.caption = one_kind(found)
+    if note := about_labels(found):
+        table.caption = note
     return table
 
 
-def one_kind(found: Anomalies) -> str:
-    """What is said where labels are of one kind alone."""
-    kind = "anomalies" if bool(found.labels.any()) else "no anomalies"  # type: ignore[union-attr]
-    return f"The labels of {found.data.name} say that all rows are {kind}: AUROC takes some of each."
+def about_labels(found: Anomalies) -> str:
+    """Why there are labels and no AUROC; nothing where there is one, or no labels."""
+    name = found.data.name
+    if found.accuracy or found.data.label is None:
+        return ""
+    if found.labels is None:
+        return f"The labels of {name} are not 0 and 1, or normal and anomaly: they say nothing of anomalies."
+    kind = "anomalies" if bool(found.labels.any()) else "no anomalies"
+    return f"The labels of {name} say that all rows are {kind}: AUROC takes some of each."
 
 
 def meaning(found: Anomalies, name: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tacit import __version__
 from tacit.spaces import Images, Strokes, Tokens, Vectors, Video, Waveform
-from tacit.tasks.anomalies import Anomalies, meaning, one_kind
+from tacit.tasks.anomalies import Anomalies, about_labels, meaning
 from tacit.tasks.detector import decide
 from tacit.tasks.run import Run
 from tacit.training import pictures
@@ -37,7 +37,7 @@ def write_page(found: Anomalies, run: Run, path: Path) -> Path:
         ),
         verdict=escape(f"{found.verdict[0].upper()}{found.verdict[1:]}."),
         scores=_scores(found),
-        note=escape(one_kind(found)) if found.labels is not None and not found.accuracy else "",
+        note=escape(about_labels(found)),
         items=_items(found),
         footer=escape(
             f"tacit {__version__}, torch {torch.__version__}; every row is in anomalies.csv beside this page."

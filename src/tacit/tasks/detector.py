@@ -349,6 +349,8 @@ class Detector:
 
     def _observations(self, given: Dataset | Tensor | np.ndarray, most: int | None = None) -> Tensor:
         """Rows (rows, *shape), at most so many, evenly spaced."""
+        if not hasattr(self, "space"):
+            raise TacitError("the detector does not know yet what is usual: call fit first")
         if isinstance(given, Dataset):
             if self.model is not None:
                 check_space(self.model, given)
