@@ -278,7 +278,7 @@ def test_models_that_cannot_code_say_which_can(tmp_path):
     run = fit("gaussian-mixture", data, out=tmp_path / "run", quiet=True).path
     path = tmp_path / "x.txt"
     path.write_text("x")
-    with pytest.raises(CapabilityError, match="gaussian-mixture cannot compress.*gated-pixelcnn"):
+    with pytest.raises(CapabilityError, match=r"gaussian-mixture cannot compress.*gated-pixelcnn"):
         compress(run, path)
 
 
@@ -286,6 +286,6 @@ def test_the_folder_that_is_there_is_left_alone(run, folder, tmp_path):
     packed = compress(run, folder)
     with pytest.raises(ArchiveError, match="is there already"):
         decompress(packed, run)
-    with pytest.raises(ArchiveError, match="holds no nothing.png"):
+    with pytest.raises(ArchiveError, match=r"holds no nothing\.png"):
         decompress(packed, run, out=tmp_path / "b", only=("nothing.png",))
     assert not (tmp_path / "b").exists()

@@ -2,10 +2,10 @@
 
     magic, version | header | sections … | index | where the index is, SHA-256 of all before, magic
 
-Header and index are JSON behind their lengths; every section's place, length and CRC-32 stand in the index, and of every
-file the beginning of its SHA-256. The hash at the end covers every byte before it, and nothing may come after it. An archive is written
-aside and renamed when it is whole. Numbers read from one are checked against the file's own length before any memory is
-taken for them.
+Header and index are JSON behind their lengths. In the index stand every section's place, length and CRC-32, and the
+beginning of every file's SHA-256. The hash at the end covers every byte before it, and nothing may come after it. An
+archive is written aside and renamed when it is whole. Numbers read from one are checked against the file's own length
+before any memory is taken for them.
 """
 
 from __future__ import annotations

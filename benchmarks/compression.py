@@ -1,0 +1,212 @@
+"""Files stored smaller: archives beside the codecs that people would otherwise take.
+
+    python benchmarks/compression.py fashion-mnist
+    python benchmarks/compression.py mnist
+    python benchmarks/compression.py binarized-mnist-bits-back
+    python benchmarks/compression.py binarized-mnist
+    python benchmarks/compression.py tinyshakespeare
+
+Test images are compressed as one array of bytes, and the last tenth of the text as a file; models learn from the other
+parts. Two sizes of each: of an archive that shares its model with the reader, and of one with the model inside. What is
+decoded is compared with what was encoded. Codecs, in the same run: xz -9e of the same file; of images lossless WebP of
+each, and JPEG XL of all of them as tiles of one picture (`cjxl -d 0 -e 9`, where it is installed), one thread each.
+
+An interrupted run goes on where it stopped when the same command is given again; a finished one is measured again.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import math
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from torch import Tensor
+
+import tacit
+from record import fit, record
+from tacit.coding.archive import Reader
+from tacit.data import Dataset
+from tacit.spaces import Tokens
+from tacit.tasks.compress import compress
+from tacit.tasks.decompress import decompress
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is compressed by what, and what is aimed at.
+
+    Attributes:
+        bits: coded bits a dimension at most, of the archive that shares its model.
+        ratios: bytes at most in those of a codec, (codec, model inside): ratio.
+        published: of `bits`.
+    """
+
+    data: str
+    model: str
+    recipe: dict[str, Any]
+    bits: float | None = None
+    ratios: dict[tuple[str, bool], float] = field(default_factory=dict)
+    published: dict[str, Any] | None = None
+
+
+_GREY = {("jpeg-xl-tiled", False): 0.92, ("jpeg-xl-tiled", True): 0.97, ("xz", False): 0.76, ("webp", False): 0.63}
+# Small, for every weight is multiplied for every pixel, twice: once to encode and once to decode.
+_PIXELS = {"features": 16, "layers": 5, "kernel": 3, "first": 5, "readout_features": 48}
+ENTRIES: dict[str, Entry] = {
+    "fashion-mnist": Entry("fashion-mnist", "gated-pixelcnn", {"steps": 2500, **_PIXELS}, ratios=_GREY),
+    "mnist": Entry("mnist", "gated-pixelcnn", {"steps": 2500, **_PIXELS}, ratios=_GREY),
+    "binarized-mnist-bits-back": Entry(
+        "binarized-mnist",
+        "vae",
+        {"steps": 10_000},
+        bits=0.20,
+        published={"value": 0.19, "source": "Townsend et al. 2019, arXiv:1901.04866, BB-ANS, its own binarisation"},
+    ),
+    "binarized-mnist": Entry("binarized-mnist", "gated-pixelcnn", {"steps": 2500, **_PIXELS}, bits=0.155),
+    "tinyshakespeare": Entry("tinyshakespeare", "char-rnn", {"steps": 4000, "batch_size": 32, "features": 256}),
+}
+
+
+def files(name: str, data: Dataset) -> tuple[bytes, str, Tensor | None]:
+    """What is compressed, its name, and the images if it is images."""
+    test = data.parts()[2]
+    if isinstance(data.space, Tokens):
+        return "".join(data.vocabulary[i] for i in test.x.tolist()).encode(), f"{name}.txt", None
+    x = test.observations()
+    stream = io.BytesIO()
+    np.save(stream, x[:, 0].numpy())
+    return stream.getvalue(), f"{name}.npy", x
+
+
+def codecs(content: bytes, x: Tensor | None) -> dict[str, tuple[int, float]]:
+    """Bytes and seconds of each codec."""
+    found = {}
+    started = time.process_time()
+    size = len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
+    found["xz"] = size, time.process_time() - started
+    if x is None or int(x.max()) < 2:
+        return found
+    started, size = time.process_time(), 0
+    for image in x[:, 0].numpy():
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, "WEBP", lossless=True, quality=100, method=6)
+        size += len(stream.getvalue())
+    found["webp"] = size, time.process_time() - started
+    if shutil.which("cjxl"):
+        with tempfile.TemporaryDirectory() as folder:
+            picture, coded = Path(folder) / "tiles.png", Path(folder) / "tiles.jxl"
+            columns = math.isqrt(len(x))
+            rows, height, width = len(x) // columns, *x.shape[2:]
+            tiles = x[: rows * columns, 0].view(rows, columns, height, width).transpose(1, 2)
+            Image.fromarray(tiles.reshape(rows * height, columns * width).numpy()).save(picture)
+            started = time.perf_counter()
+            command = ["cjxl", str(picture), str(coded), "-d", "0", "-e", "9", "--num_threads=0"]
+            subprocess.run(command, check=True, capture_output=True)
+            found["jpeg-xl-tiled"] = coded.stat().st_size, time.perf_counter() - started
+    return found
+
+
+def main(
+    name: tyro.conf.Positional[str],
+    *,
+    steps: int | None = None,
+    threads: int = 1,
+    seed: int = 0,
+    out: Path | None = None,
+) -> None:
+    """Train by the recipe, compress, decompress, compare and record.
+
+    Args:
+        name: a line of `ENTRIES`.
+        steps: the budget; the recipe's own by default.
+        threads: that torch may use.
+        seed: of the weights, the order of data and all noise.
+        out: the run folder; runs/compression-NAME by default.
+    """
+    if name not in ENTRIES:
+        raise SystemExit(f"there is no {name}: there are {', '.join(ENTRIES)}")
+    torch.set_num_threads(threads)
+    entry = ENTRIES[name]
+    data = tacit.load(entry.data)
+    recipe = entry.recipe | ({"steps": steps} if steps else {})
+    run = fit(entry.model, data, seed=seed, out=out or Path("runs") / f"compression-{name}", **recipe)
+    content, label, x = files(name, data)
+    dimensions = x.numel() if x is not None else len(content)
+    seconds, sizes, initial = dict[str, float](), dict[bool, int](), 0
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / label
+        path.write_bytes(content)
+        for inside in (False, True):
+            started = time.perf_counter()
+            packed = compress(run.path, path, out=Path(place) / "a.tacit", embed_model=inside, verify=False)
+            seconds["encode"] = time.perf_counter() - started
+            sizes[inside] = packed.stat().st_size
+            started = time.perf_counter()
+            back = decompress(packed, None if inside else run.path, out=Path(place) / f"back-{inside}")
+            seconds["decode"] = time.perf_counter() - started
+            if (back / label).read_bytes() != content:
+                raise SystemExit("what was decoded is not what was encoded")
+            reader = Reader(packed)
+            initial = sum(block["initial"] for block in reader.index["blocks"])
+            reader.close()
+    peers = codecs(content, x)
+    how = (
+        f"{run.record['arguments']}; {run.record['step']} steps, {run.record['seconds']:.0f} seconds of training; "
+        f"encoded in {seconds['encode']:.0f} and decoded in {seconds['decode']:.0f} seconds"
+    )
+    common: dict[str, Any] = {"split": "test", "better": "lower", "seed": seed, "packages": ("constriction",)}
+    common["seconds"] = run.record["seconds"] + sum(seconds.values())
+    for inside, size in sizes.items():
+        record(
+            entry.model,
+            entry.data,
+            "coded-bits-per-dimension" + ":model-inside" * inside,
+            8 * size / dimensions,
+            unit="bits",
+            target=None if inside else entry.bits,
+            reference=entry.published,
+            note=f"{size} bytes of an archive, all in all; {initial} bits of them are what bits back began with; {how}",
+            reason="the network is small, and its training a few minutes of one core",
+            **common,
+        )
+        for peer, (theirs, _) in peers.items():
+            record(
+                entry.model,
+                entry.data,
+                f"size-ratio:{peer}" + ":model-inside" * inside,
+                size / theirs,
+                unit="bytes by bytes",
+                target=entry.ratios.get((peer, inside)),
+                reference={"value": theirs, "source": f"bytes of {peer}, this run"},
+                note=f"{size} bytes; {how}",
+                reason="the network is small, and its training a few minutes of one core",
+                **common,
+            )
+    if "jpeg-xl-tiled" in peers:
+        record(
+            entry.model,
+            entry.data,
+            "time-ratio:jpeg-xl-tiled:encode",
+            seconds["encode"] / peers["jpeg-xl-tiled"][1],
+            unit="seconds by seconds",
+            target=1.5,
+            reference={"value": peers["jpeg-xl-tiled"][1], "source": "seconds of cjxl -d 0 -e 9, one thread, this run"},
+            note=how,
+            reason="a network is evaluated for every pixel",
+            **common,
+        )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
