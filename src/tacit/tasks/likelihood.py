@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +25,8 @@ KIND = {"exact": "exact", "bound": "an upper bound", "estimate": "an estimate"}
 
 # Of a batch at most: networks that keep the resolution hold tens of features for every entry of it.
 _ENTRIES = 2**20
-# Rows that are computed in float64 as well.
-_CHECKED = 32
+# Rows that are computed in float64 as well, fewer of them where float32 already takes longer than so many seconds.
+_CHECKED, _CHECK_SECONDS = 32, 5.0
 # Rows shown of the most and of the least likely.
 _SHOWN = 12
 
@@ -157,13 +158,18 @@ def likelihood(
         return found
 
     reseed(0, "likelihood")
+    started = time.monotonic()
     values = in_time(some, index, seconds, most=max(1, min(256, _ENTRIES // model.space.dimensions)))
+    a_row = (time.monotonic() - started) / len(values)
     index, order = index[: len(values)].sort()
-    values = values[order]
-    return _summary(model, data, index, values, weights)
+    checked = max(1, min(_CHECKED, len(index), _ENTRIES // model.space.dimensions, int(_CHECK_SECONDS / a_row)))
+    check = _checked(model, data, index[torch.linspace(0, len(index) - 1, checked).long()], weights)
+    return _summary(model, data, index, values[order], weights, check)
 
 
-def _summary(model: Model, data: Dataset, index: Tensor, values: Tensor, weights: int | None) -> Likelihood:
+def _summary(
+    model: Model, data: Dataset, index: Tensor, values: Tensor, weights: int | None, check: Precision | None
+) -> Likelihood:
     mean, error = _mean(values)
     log_z = getattr(model, "log_z_error", None)
     log_z_error = None if log_z is None or not math.isfinite(log_z) or log_z == 0 else float(log_z)
@@ -183,7 +189,7 @@ def _summary(model: Model, data: Dataset, index: Tensor, values: Tensor, weights
         importance=weights,
         log_z_error=log_z_error,
         infinite=int((~values.isfinite()).sum()),
-        precision=_checked(model, data, index, weights),
+        precision=check,
         by_class=_by_class(data, index, values, model.space),
         most=tuple(ranked[:_SHOWN]),
         least=tuple(ranked[::-1][:_SHOWN]),
@@ -211,11 +217,8 @@ def _by_class(data: Dataset, index: Tensor, values: Tensor, space: Space) -> tup
     return tuple(found)
 
 
-def _checked(model: Model, data: Dataset, index: Tensor, weights: int | None) -> Precision | None:
-    """Some rows in float32 and in float64, with the same noise; None if the model cannot run in float64."""
-    some = index[torch.linspace(0, len(index) - 1, min(_CHECKED, len(index))).long()]
-    if len(some) * model.space.dimensions > _ENTRIES:
-        some = some[: max(1, _ENTRIES // model.space.dimensions)]
+def _checked(model: Model, data: Dataset, some: Tensor, weights: int | None) -> Precision | None:
+    """These rows in float32 and in float64, with the same noise; None if the model cannot run in float64."""
     method, options = ("log_prob", {}) if weights is None else ("importance_weighted", {"samples": weights})
     reseed(0, "float64")
     narrow = nats(model, data[some], weights)
