@@ -31,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tacit import catalogue
 from tacit.capabilities import Codes, has, require
 from tacit.coding.exact import between, exact, running
 from tacit.coding.masses import masses
@@ -81,12 +82,17 @@ class BlockCoder:
         portable: run it exactly, so that any machine decodes; else as it is.
 
     Raises:
-        CapabilityError: the model has neither capability, or the coder is not installed.
+        CapabilityError: the model has neither capability or is of real numbers, or the coder is not installed.
     """
 
     def __init__(self, model: Model, *, portable: bool = True):
         if not has(model, "bits-back"):
             require(model, "code", "compress")
+        if model.space.levels is None:
+            raise CapabilityError(
+                f"{catalogue.name_of(type(model))} was fitted on {model.space.kind}, and real numbers cannot be coded "
+                f"without loss: their last digits have no probability; take images, a text or recordings"
+            )
         self.streams = _coder()
         self.given: Any = model.eval()
         self.model: Any = exact(model) if portable else model

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import base64
 import io
-import math
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from tacit.errors import ArchiveError
-from tacit.spaces import Images, Space, Tokens, Waveform
+from tacit.spaces import Images, Space, Tokens, Video, Waveform
 
 # Rows of a text that a model of any length codes side by side.
 _LANES = 64
@@ -51,6 +50,8 @@ def take_apart(data: bytes, space: Space, vocabulary: tuple[str, ...], unbounded
     found: Content | None = None
     if isinstance(space, Images):
         found = _png(data, space) or _array(data, space)
+    elif isinstance(space, Video):
+        found = _array(data, space)
     elif isinstance(space, Tokens):
         found = _text(data, space, vocabulary, unbounded)
     elif isinstance(space, Waveform):
@@ -130,19 +131,20 @@ def _to_png(x: Tensor, mode: str, on: int) -> bytes:
     return out.getvalue()
 
 
-def _array(data: bytes, space: Images) -> Content | None:
-    """NumPy's and IDX's arrays of bytes, images one after the other."""
+def _array(data: bytes, space: Images | Video) -> Content | None:
+    """NumPy's and IDX's arrays of bytes, observations one after the other."""
     start, shape = _npy(data) if data.startswith(b"\x93NUMPY") else _idx(data)
-    channels, height, width = space.shape
-    size = math.prod(space.shape)
-    if shape is None or len(shape) < 3 or not shape[0] or len(data) < start + shape[0] * size:
+    if not shape or not shape[0]:
         return None
-    last = False
-    if tuple(shape[1:]) == (height, width, channels) and len(shape) == 4:
-        last = True
-    elif tuple(shape[1:]) not in (((height, width),) if channels == 1 else ()) and tuple(shape[1:]) != space.shape:
+    own = tuple(shape[1:])
+    channels, height, width = space.shape[-3:]
+    last = isinstance(space, Images) and own == (height, width, channels)
+    # One channel need not be an axis of its own.
+    if not last and own != space.shape and (isinstance(space, Video) or channels > 1 or own != (height, width)):
         return None
-    end = start + shape[0] * size
+    end = start + shape[0] * space.dimensions
+    if len(data) < end:
+        return None
     flat = torch.frombuffer(bytearray(data[start:end]), dtype=torch.uint8)
     x = flat.view(shape[0], height, width, channels).movedim(-1, 1) if last else flat.view(shape[0], *space.shape)
     if int(x.max()) >= (space.levels or 256):

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from tacit.capabilities import Choose, Kind
 from tacit.data import Dataset
 from tacit.distributions import Categorical
-from tacit.errors import CapabilityError, SpaceError
+from tacit.errors import SpaceError
 from tacit.model import Model
 from tacit.spaces import Images, Space, Tokens, Vectors
 
@@ -199,15 +199,7 @@ class Histogram(Model):
         return mixed.sum(1).float()
 
     def sites(self, x: Tensor) -> Tensor:
-        """The cell of each table, (batch, columns).
-
-        Raises:
-            CapabilityError: features are real.
-        """
-        if not self.space.levels:
-            raise CapabilityError(
-                "a histogram of real features cannot code them: their last digits have no probability"
-            )
+        """The cell of each table, (batch, columns)."""
         return self._cells(self._values(x, self.cut), self.cut)
 
     @torch.no_grad()
