@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tacit import catalogue
 from tacit.coding.blocks import BlockCoder, _centres, _edges, normal
@@ -54,6 +55,42 @@ def test_sums_of_products_are_those_of_fractions_in_any_order() -> None:
         for j, column in enumerate(on_grid[1]):
             assert Fraction(found[i, j].item()) == sum(u * v for u, v in zip(row, column, strict=True))
     assert not torch.equal(a @ b, a[:, order] @ b[order]), "floating-point sums agree here: the test shows nothing"
+
+
+OPERATIONS = {
+    "addcdiv": lambda a, b: torch.addcdiv(a, b, b.abs() + 1, value=0.5),
+    "addcmul": lambda a, b: torch.addcmul(a, a, b, value=-2),
+    "attention": lambda a, b: F.scaled_dot_product_attention(a[None], b[None], a[None]),
+    "attention, causal": lambda a, b: F.scaled_dot_product_attention(a[None], b[None], a[None], is_causal=True),
+    "baddbmm": lambda a, b: torch.baddbmm(a, a, b.transpose(1, 2) @ b),
+    "convolution": lambda a, b: F.conv2d(a[None], b[:, :, :3, None].transpose(0, 1)[:, :2], stride=2, padding=1),
+    "convolution of sequences": lambda a, b: F.conv1d(a, b[:, :, :3], dilation=2),
+    "elu": lambda a, b: F.elu(a, 1.5),
+    "expm1": lambda a, b: torch.expm1(a),
+    "gelu": lambda a, b: F.gelu(a, approximate="tanh"),
+    "glu": lambda a, b: F.glu(a),
+    "layer norm": lambda a, b: F.layer_norm(a, a.shape[-1:], b[0, 0], b[0, 1]),
+    "lerp": lambda a, b: torch.lerp(a, b, 0.3),
+    "mean": lambda a, b: a.mean((0, 2)),
+    "power": lambda a, b: a**2 + a.abs() ** 0.5 + a**3,
+    "rsqrt": lambda a, b: torch.rsqrt(a.abs() + 1),
+    "rsub": lambda a, b: torch.rsub(a, b, alpha=2),
+    "silu": lambda a, b: F.silu(a),
+    "softmax": lambda a, b: a.softmax(1),
+    "sub": lambda a, b: torch.sub(a, b, alpha=3),
+    "sum": lambda a, b: a.sum(1, keepdim=True),
+    "tanh, in place": lambda a, b: (a + b).tanh_(),
+    "transposed convolution": lambda a, b: F.conv_transpose2d(a[None], b[:, :, :3, None], stride=2),
+    "weight norm": lambda a, b: torch._weight_norm(a, b[:, :1, :1], 0),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_is_nearly_torchs(name: str) -> None:
+    a, b = torch.randn(2, 5, 8, dtype=torch.float64), torch.randn(2, 5, 8, dtype=torch.float64)
+    with torch.no_grad(), Exact():
+        found = OPERATIONS[name](a, b)
+    torch.testing.assert_close(found, OPERATIONS[name](a, b), rtol=1e-3, atol=1e-3)
 
 
 def test_numbers_too_large_are_refused_by_name() -> None:

@@ -46,7 +46,7 @@ _LOW, _HIGH = -40, 24
 # Operations that move numbers, compare them, or do one thing to each which IEEE 754 rounds correctly.
 _NAMES = """
 _reshape_alias _to_copy _unsafe_view abs alias amax amin arange argmax argsort as_strided bitwise_and bitwise_not
-bitwise_or cat ceil chunk clamp clamp_max clamp_min clone constant_pad_nd contiguous copy cumprod detach div embedding
+bitwise_or cat ceil chunk clamp clamp_max clamp_min clone constant_pad_nd contiguous copy detach div embedding
 empty empty_like empty_strided eq expand fill flip floor floor_divide full full_like gather ge gt hardtanh index
 index_put index_select isnan le leaky_relu lift_fresh lift_fresh_copy logical_and logical_not logical_or lt
 masked_fill max maximum min minimum mul nan_to_num ne neg new_empty new_empty_strided new_full new_ones new_zeros
