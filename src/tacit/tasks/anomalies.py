@@ -94,10 +94,12 @@ class Anomalies:
             expected = "less than one of them is" if false < 1 else f"at most {false} of them are"
             return f"{count:,} of {rows:,} rows are anomalies {at}: {expected} expected to be a false alarm"
         said = f"nothing found: none of {rows:,} rows is an anomaly {at}"
-        if self.fewest > 1:
+        least = 1 / (self.calibration + 1)
+        strangest = int((self.p_values[self.score] <= least * (1 + 1e-9)).sum())
+        if 0 < strangest < self.fewest:
             said += (
-                f" ({self.calibration:,} held-out rows can tell {self.fewest:,} or more among so many, and no fewer: "
-                "the ranking stands)"
+                f", though {strangest:,} are as strange as {self.calibration:,} held-out rows can show, which tell "
+                f"{self.fewest:,} or more among so many: the ranking stands"
             )
         return said
 

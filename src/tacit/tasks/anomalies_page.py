@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from html import escape
 from pathlib import Path
-from string import Template
 
 import numpy as np
 import torch
@@ -15,12 +12,12 @@ from torch import Tensor
 
 from tacit import __version__
 from tacit.spaces import Images, Strokes, Tokens, Vectors, Video, Waveform
+from tacit.tasks import page
 from tacit.tasks.anomalies import Anomalies, about_labels, meaning
 from tacit.tasks.detector import decide
 from tacit.tasks.run import Run
 from tacit.training import pictures
 
-_TEMPLATE = Path(__file__).with_name("anomalies.html")
 _PICTURE = 112  # pixels that the longer side of an item's picture has at least
 _MARK = (214, 69, 44)  # the colour of blame
 _MOST_COLUMNS = 12  # of a table that are shown, the most to blame
@@ -28,24 +25,34 @@ _MOST_COLUMNS = 12  # of a table that are shown, the most to blame
 
 def write_page(found: Anomalies, run: Run, path: Path) -> Path:
     """Write the page; returns where."""
-    model, data = run.record["model"], found.data
-    page = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=escape(f"What does not belong in {data.name}?"),
-        facts=escape(
-            f"{len(found.index):,} rows, scored by {model} fitted on {run.record['data']['name']}; p-values by "
-            f"{found.calibration:,} rows of that which it was not fitted on."
-        ),
-        verdict=escape(f"{found.verdict[0].upper()}{found.verdict[1:]}."),
-        scores=_scores(found),
-        note=escape(about_labels(found)),
-        items=_items(found),
-        footer=escape(
-            f"tacit {__version__}, torch {torch.__version__}; every row is in anomalies.csv beside this page."
-        ),
+    model, learned = run.record["model"], run.record["data"]["name"]
+    facts = (
+        f"{len(found.index):,} rows, scored by {model} fitted on {learned}; p-values by {found.calibration:,} "
+        "rows of that which it was not fitted on."
     )
-    partial = path.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(path)
+    title = f"What does not belong in {found.data.name}?"
+    body = f"""<header>
+<h1>{escape(title)}</h1>
+<p class="quiet">{escape(facts)}</p>
+<p class="advice">{escape(found.verdict[0].upper())}{escape(found.verdict[1:])}.</p>
+</header>
+<main>
+<section aria-labelledby="scores">
+<h2 id="scores">Scores</h2>
+<p class="quiet">The shaded one decides; beside each, how many rows it would flag by the same rule.</p>
+<div class="wide" tabindex="0" role="region" aria-labelledby="scores">{_scores(found)}</div>
+<p class="quiet">{escape(about_labels(found))}</p>
+</section>
+<section aria-labelledby="items">
+<h2 id="items">The strangest</h2>
+<p class="quiet">A red edge marks what was flagged. Red within a row: what, had it been as it is in training rows that
+are alike in everything else, would have made the row less strange. Below each score is its p-value.</p>
+<div class="wide" tabindex="0" role="region" aria-labelledby="items">{_items(found)}</div>
+</section>
+</main>
+"""
+    footer = f"tacit {__version__}, torch {torch.__version__}; every row is in anomalies.csv beside this page."
+    return page.write(path, title, body, footer)
 
 
 def _scores(found: Anomalies) -> str:
@@ -110,7 +117,7 @@ def _shown(found: Anomalies, place: int, i: int) -> str:
     if isinstance(space, Waveform):
         return _curve(x, share)
     if isinstance(space, Strokes):
-        return _image(pictures.drawings(x[None]), "the drawing")
+        return page.image(pictures.drawings(x[None]), "the drawing")
     return ""
 
 
@@ -126,13 +133,13 @@ def write_picture(found: Anomalies, path: Path, columns: int = 6) -> Path:
     x = found.data[found.index[found.order[: len(found.blame)]]]
     pairs = [_pair(one, space.levels or 2, _share(blame)) for one, blame in zip(x, found.blame, strict=True)]
     tiles = torch.stack([torch.cat(pair, 2) for pair in pairs])
-    pictures.grid(tiles, 256, columns, smallest=512).save(path)
+    pictures.grid(tiles, 256, columns, smallest=1024).save(path)
     return path
 
 
 def _pictures(x: Tensor, levels: int, share: Tensor) -> str:
     first, second = (_raster(image) for image in _pair(x, levels, share))
-    return f'<span class="pair">{_image(first, "the image")}{_image(second, "what is to blame, in red")}</span>'
+    return f'<span class="pair">{page.image(first, "the image")}{page.image(second, "what is to blame, in red")}</span>'
 
 
 def _pair(x: Tensor, levels: int, share: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,14 +156,6 @@ def _raster(x: Tensor) -> Image.Image:
     picture = Image.fromarray(x.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
     scale = max(1, round(_PICTURE / max(picture.size)))
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-
-
-def _image(picture: Image.Image, words: str) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    code = base64.b64encode(buffer.getvalue()).decode()
-    size = f'width="{picture.width}" height="{picture.height}"'
-    return f'<img alt="{escape(words)}" {size} src="data:image/png;base64,{code}">'
 
 
 def _row(found: Anomalies, x: Tensor, share: Tensor) -> str:

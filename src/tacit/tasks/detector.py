@@ -43,9 +43,9 @@ from tacit.training.plan import reseed
 if TYPE_CHECKING:
     from tacit.tasks.run import Run
 
-# Rows of the reference that neighbours are looked for among; of those, how many say what scores are usual; rows that
-# calibrate, of tables, which are quick, and of others. All evenly spaced.
-_REFERENCE, _USUAL, _CALIBRATION = 10_000, 500, (10_000, 2000)
+# Rows of the reference that neighbours are looked for among, in the data and in a model's features; how many say what
+# scores are usual; rows that calibrate, of tables, which are quick, and of others. All evenly spaced.
+_REFERENCE, _EMBEDDED, _USUAL, _CALIBRATION = 10_000, 3000, 500, (10_000, 5000)
 _LEAST_ROWS = 20
 # Every batch has so many rows, or as few as so many entries make up; the last is filled up.
 _ROWS, _ENTRIES = 64, 2**20
@@ -174,7 +174,7 @@ class Detector:
         self._near = Near(raw if self._scaled is None else self._scaled(raw))
         self._grown = Forest(raw, self.seed)
         self._crowd = Crowd(raw, self.seed) if table else None
-        self._embedded = None if self._embed is None else Near(self._embed(x).numpy())
+        self._embedded = None if self._embed is None else Near(self._embed(_spread(x, _EMBEDDED)).numpy())
         self.names = self._applicable()
         if self.score not in self.names:
             raise CapabilityError(

@@ -1,4 +1,4 @@
-"""What the pages of `compare` and `evaluate` share: one HTML file each, with its pictures and its style inside."""
+"""What the pages of `compare`, `evaluate` and `anomalies` share: one HTML file each, pictures and style inside."""
 
 from __future__ import annotations
 
