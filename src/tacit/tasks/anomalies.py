@@ -382,7 +382,9 @@ def about_labels(found: Anomalies) -> str:
 
 def meaning(found: Anomalies, name: str) -> str:
     """What a score is, in words."""
-    if name == "default" and found.members:
+    if name == "default":
+        if not found.members:
+            return "the mean of the two highest of three distances to training rows and an isolation forest"
         if len(found.members) == 1:
             return f"{found.members[0]}, counted in the tail of the training rows' own"
         return f"the mean of {' and '.join(found.members)}, each counted in the tail of the training rows' own"

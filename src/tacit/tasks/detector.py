@@ -56,7 +56,7 @@ _ASKED, _ANSWER, _SIDE, _SEGMENTS = 2000, 10, 8, 32
 _CONTEXT = 3  # symbols on each side of one that say what should stand there
 
 MEANINGS = {
-    "default": "of tables, a crowd of distances to training rows; else the mean of two of the other scores",
+    "default": "of tables, a crowd of distances and a forest; else the mean of two of the other scores",
     "nll": "−log p(x), nats: naive, and misled by whatever is simple",
     "typicality": "distance of −log p(x) from its mean over held-out rows, on either side, nats",
     "complexity": "−log₂ p(x) less the bits of a general codec, which takes off what is merely complicated",
