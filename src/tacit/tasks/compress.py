@@ -254,4 +254,4 @@ def _say(out: Path, written: _Archive, size: int, count: int) -> None:
         parts.append(f"{len(written.embedded):,} bytes of weights among them")
     if written.all_raw:
         parts.append("all by xz, which did better than the model")
-    Console(stderr=True).print("; ".join(parts), highlight=False)
+    Console(stderr=True).print("; ".join(parts), highlight=False, soft_wrap=True)

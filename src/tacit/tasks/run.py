@@ -118,6 +118,12 @@ class Run:
 
         return Detector.of(self, **options)
 
+    def compress(self, source: str | Path, **options: Any) -> Path:
+        """Store a file or a folder in one archive; see `tacit.tasks.compress`."""
+        from tacit.tasks.compress import compress
+
+        return compress(self.path, Path(source), **options)
+
     def embed(self, on: Dataset, fisher: bool = False) -> Tensor:
         """Features, or Fisher scores, (rows, features); see `tacit.tasks.embed`."""
         from tacit.tasks.embed import features, fisher_scores
