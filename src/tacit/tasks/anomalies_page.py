@@ -170,7 +170,7 @@ def _row(found: Anomalies, x: Tensor, share: Tensor) -> str:
 def _marked(text: str, share: float) -> str:
     if share < 0.1:
         return escape(text)
-    return f'<mark style="--share:{share:.2f}">{escape(text)}</mark>'
+    return f'<mark style="background: rgba{(*_MARK, round(0.1 + 0.6 * share, 2))}">{escape(text)}</mark>'
 
 
 def _curve(x: Tensor, share: Tensor) -> str:

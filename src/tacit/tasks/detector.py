@@ -36,6 +36,7 @@ from tacit.metrics.conformal import check_share, discoveries, p_values
 from tacit.metrics.outliers import Crowd, Forest, Near, Scaled, Tail
 from tacit.model import Model
 from tacit.nn import noise
+from tacit.nn.continuous import Continuous
 from tacit.spaces import Images, Space, Strokes, Tokens, Vectors, Video, Waveform
 from tacit.tasks.embed import check_space
 from tacit.training.plan import reseed
@@ -294,6 +295,8 @@ class Detector:
     def _each(self, model: Model, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """`function` of rows x on the model's device: float64 in memory."""
         size = max(1, min(_ROWS, _ENTRIES // self.space.dimensions))
+        if any(isinstance(module, Continuous) for module in model.modules()):
+            size = 1  # an adaptive solver goes through all rows of a batch in the same steps
         found = []
         for part in x.split(size):
             # Sums over as many rows are added in the same order, and the same noise is drawn.
@@ -312,9 +315,11 @@ class Detector:
         the reference rows that are most alike in everything else have there, the median of ten or of symbols the
         commonest; its blame is by how much the score falls. That asks the same of every model and score, and other
         than a gradient or the part's own −log p it says what is wrong in the user's terms: had this been as it is
-        elsewhere, the row would be so much less strange.
+        elsewhere, the row would be so much less strange. Drawings have no such parts, and all blame is 0.
         """
         observed = self._observations(x)
+        if isinstance(self.space, Strokes):
+            return torch.zeros(observed.shape, dtype=torch.float64)  # no part of a drawing can be another's
         part_of = parts(self.space)
         count = int(part_of.max()) + 1
         ask = _spread(self.reference, _ASKED)
@@ -502,8 +507,6 @@ def parts(space: Space) -> Tensor:
         return (rows[:, None] * min(_SIDE, space.shape[-1]) + columns).expand(space.shape)
     if isinstance(space, Waveform):
         return torch.arange(space.length) * min(_SEGMENTS, space.length) // space.length
-    if isinstance(space, Strokes):
-        return torch.arange(space.length)[:, None].expand(space.shape)
     return torch.arange(space.dimensions)
 
 
