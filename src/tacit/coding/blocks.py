@@ -223,11 +223,7 @@ class BlockCoder:
 
     def _put_back(self, coder: Any, x: Tensor) -> None:
         index = self._take(coder, self._posterior(x))
-        head, parameters = self._given(index, len(x))
-        entries = x.flatten(1).long()
-        # A stack gives back last in, first out.
-        for i in reversed(range(entries.shape[1])):
-            self._put(coder, entries[:, i], masses(head, parameters[:, :, i], entries[:, :0]))
+        self._put(coder, x.flatten().long(), self._given(index, len(x)))
         self._put(coder, index, self._uniform(len(index)))
 
     def _off_stack(self, words: NDArray[np.uint32], rows: int) -> Tensor:
@@ -245,10 +241,7 @@ class BlockCoder:
 
     def _take_back(self, coder: Any, rows: int) -> Tensor:
         index = self._take(coder, self._uniform(rows * self.model.latent))
-        head, parameters = self._given(index, rows)
-        none = torch.zeros(rows, 0)
-        columns = [self._take(coder, masses(head, parameters[:, :, i], none)) for i in range(parameters.shape[2])]
-        x = torch.stack(columns, 1).view(rows, *self.space.shape).to(self.space.torch_dtype)
+        x = self._take(coder, self._given(index, rows)).view(rows, *self.space.shape).to(self.space.torch_dtype)
         self._put(coder, index, self._posterior(x))
         return x
 
@@ -265,10 +258,11 @@ class BlockCoder:
         zero = torch.zeros_like(below[:, :1])
         return (torch.cat([below, zero + 1], 1) - torch.cat([zero, below], 1)).clamp_(min=0)
 
-    def _given(self, index: Tensor, rows: int) -> tuple[Head, Tensor]:
-        """The head, and its parameters of all entries, (rows, parameters, entries), given z's values."""
+    def _given(self, index: Tensor, rows: int) -> Tensor:
+        """Masses of all entries given z's values, (rows · entries, values): they do not depend on each other."""
         head, parameters = self.model.given(_centres()[index].view(rows, -1))
-        return head, parameters.flatten(2)
+        each = parameters.flatten(2).transpose(1, 2).flatten(0, 1)
+        return masses(head, each, each[:, :0])
 
     def _uniform(self, count: int) -> Tensor:
         return torch.ones(1, 1, dtype=torch.float64).expand(count, _VALUES)
