@@ -150,11 +150,9 @@ def main(
         for inside in (False, True):
             started = time.perf_counter()
             packed = compress(run.path, path, out=Path(place) / "a.tacit", embed_model=inside, verify=False)
-            seconds["encode"] = time.perf_counter() - started
-            sizes[inside] = packed.stat().st_size
-            started = time.perf_counter()
+            encoded = time.perf_counter()
             back = decompress(packed, None if inside else run.path, out=Path(place) / f"back-{inside}")
-            seconds["decode"] = time.perf_counter() - started
+            decoded = time.perf_counter()
             if (back / label).read_bytes() != content:
                 raise SystemExit("what was decoded is not what was encoded")
             reader = Reader(packed)
@@ -163,8 +161,11 @@ def main(
             if not blocks:
                 # The weights take more than the model saves, and `compress` has stored all by xz.
                 print(f"with {'the' if inside else 'no'} model inside xz does better: nothing is recorded")
-                del sizes[inside]
-            initial = initial or sum(block["initial"] for block in blocks)
+                continue
+            sizes[inside] = packed.stat().st_size
+            if not inside:
+                seconds = {"encode": encoded - started, "decode": decoded - encoded}
+                initial = sum(block["initial"] for block in blocks)
     peers = codecs(content, x)
     how = (
         f"{run.record['arguments']}; {run.record['step']} steps, {run.record['seconds']:.0f} seconds of training; "
