@@ -117,6 +117,13 @@ def codecs(content: bytes, x: Tensor | None) -> dict[str, tuple[int, float]]:
     return found
 
 
+@torch.no_grad()
+def bits_of(model: Any, x: Tensor) -> float:
+    """−log₂ p(x) of all rows, or the bound, as floating-point numbers have it."""
+    torch.default_generator.manual_seed(0)
+    return -float(torch.cat([model.log_prob(part).double() for part in x.split(250)]).sum()) / math.log(2)
+
+
 def main(
     name: tyro.conf.Positional[str],
     *,
@@ -143,7 +150,7 @@ def main(
     run = fit(entry.model, data, seed=seed, out=out or Path("runs") / f"compression-{name}", **recipe)
     content, label, x = files(name, data)
     dimensions = x.numel() if x is not None else len(content)
-    seconds, sizes, initial = dict[str, float](), dict[bool, int](), 0
+    seconds, sizes, initial, coded = dict[str, float](), dict[bool, int](), 0, 0
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / label
         path.write_bytes(content)
@@ -166,7 +173,9 @@ def main(
             if not inside:
                 seconds = {"encode": encoded - started, "decode": decoded - encoded}
                 initial = sum(block["initial"] for block in blocks)
+                coded = sum(8 * block["length"] for block in blocks) - initial
     peers = codecs(content, x)
+    expected = None if x is None else bits_of(run.model, x)
     how = (
         f"{run.record['arguments']}; {run.record['step']} steps, {run.record['seconds']:.0f} seconds of training; "
         f"encoded in {seconds['encode']:.0f} and decoded in {seconds['decode']:.0f} seconds"
@@ -199,6 +208,20 @@ def main(
                 reason="the network is small, and its training a few minutes of one core",
                 **common,
             )
+    if expected is not None and coded:
+        back = entry.model == "vae"
+        record(
+            entry.model,
+            entry.data,
+            "coding-overhead",
+            coded / expected - 1,
+            unit="fraction",
+            target=0.02 if back else 0.005,
+            reference={"value": expected / dimensions, "source": "bits a dimension by the model in float32, this run"},
+            note=f"{coded} bits of all blocks, without what bits back began with, over the "
+            f"{'bound' if back else 'likelihood'} of the same images; {how}",
+            **common,
+        )
     if "jpeg-xl-tiled" in peers:
         record(
             entry.model,
