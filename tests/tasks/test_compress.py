@@ -19,6 +19,7 @@ from tacit.data import Dataset
 from tacit.errors import ArchiveError, CapabilityError
 from tacit.spaces import Images, Tokens, Vectors, Waveform
 from tacit.tasks import compress as task
+from tacit.tasks import decompress as reading
 from tacit.tasks.compress import compress
 from tacit.tasks.decompress import decompress
 from tacit.tasks.fit import fit
@@ -220,7 +221,7 @@ def test_a_newer_format_another_model_and_another_machine_are_refused(run, folde
     other = fit("histogram", Dataset(Images(1, 6, 7), grey(50, 5), name="o"), out=tmp_path / "other", quiet=True).path
     with pytest.raises(ArchiveError, match="is not the model that wrote"):
         decompress(packed, other)
-    monkeypatch.setattr(task, "machine", lambda: {"processor": "abacus"})
+    monkeypatch.setattr(reading, "machine", lambda: {"processor": "abacus"})
     with pytest.raises(ArchiveError, match="on another machine"):
         decompress(packed, run)
     data = bytearray(packed.read_bytes())

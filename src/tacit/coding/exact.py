@@ -20,6 +20,7 @@ from __future__ import annotations
 import decimal
 import functools
 import math
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -105,6 +106,16 @@ def running(model: Model) -> Iterator[None]:
         raise CapabilityError(f"{catalogue.name_of(type(model))} cannot be made exact: {error}") from error
     finally:
         torch.set_default_dtype(usual)
+
+
+def machine() -> dict[str, Any]:
+    """What arithmetic that is not exact depends on."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tacit import __version__
 from tacit.capabilities import has
 from tacit.coding import archive, files, weights
 from tacit.coding.blocks import BlockCoder
+from tacit.coding.exact import machine
 from tacit.errors import ArchiveError, check_at_least
 from tacit.model import Model
 from tacit.tasks.decompress import bring_back, row_bytes
@@ -106,16 +106,6 @@ def _fill(written: _Archive, paths: list[Path], root: Path, size: int) -> None:
             for count in written.add(each, each.relative_to(root).as_posix()):
                 done(count)
         written.finish()
-
-
-def machine() -> dict[str, Any]:
-    """What arithmetic that is not exact depends on."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-    }
 
 
 class _Archive:

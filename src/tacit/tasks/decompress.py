@@ -15,6 +15,7 @@ from torch import Tensor
 from tacit.coding import files, weights
 from tacit.coding.archive import Reader, check, number, safe_name, unpack_raw
 from tacit.coding.blocks import BlockCoder
+from tacit.coding.exact import machine
 from tacit.errors import ArchiveError, TacitError
 from tacit.model import Model
 from tacit.spaces import Space, Waveform
@@ -199,13 +200,10 @@ def _coder(reader: Reader, run: Path | None) -> BlockCoder | None:
         return None
     model = _model(reader, run)
     here = reader.header.get("machine")
-    if here is not None:
-        from tacit.tasks.compress import machine
-
-        if here != machine():
-            raise ArchiveError(
-                f"{reader.path} was written with --this-machine-only on another machine ({here}): decompress it there"
-            )
+    if here is not None and here != machine():
+        raise ArchiveError(
+            f"{reader.path} was written with --this-machine-only on another machine ({here}): decompress it there"
+        )
     return BlockCoder(model, portable=here is None)
 
 
