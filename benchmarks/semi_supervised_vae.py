@@ -62,7 +62,16 @@ ENTRIES: dict[str, Entry] = {
         "error-m2",
         0.12,
         0.1197,
-        {"steps": 6000},
+        # Chosen on the validation part: fully connected, of any weight, it errs three times as often.
+        {
+            "steps": 2500,
+            "network": "conv",
+            "channels": (16, 32),
+            "hidden": (256,),
+            "weight": 10.0,
+            "learning_rate": 3e-3,
+            "schedule": "cosine",
+        },
         "the paper's training took thousands of passes; a reproduction reaches 17.75 %",
     ),
 }
