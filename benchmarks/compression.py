@@ -61,10 +61,12 @@ class Entry:
 
 
 _GREY = {("jpeg-xl-tiled", False): 0.92, ("jpeg-xl-tiled", True): 0.97, ("xz", False): 0.76, ("webp", False): 0.63}
-# Small, for every weight is multiplied for every pixel, twice: once to encode and once to decode.
+# Small, for every weight is multiplied for every pixel, twice: once to encode and once to decode. Chosen on validation
+# images after six minutes of training each: for Fashion-MNIST over three resolutions, and over gated PixelCNNs.
 _PIXELS = {"features": 16, "layers": 5, "kernel": 3, "first": 5, "readout_features": 48}
+_GREYS = {"features": 12, "resolutions": 2}
 ENTRIES: dict[str, Entry] = {
-    "fashion-mnist": Entry("fashion-mnist", "gated-pixelcnn", {"steps": 2500, **_PIXELS}, ratios=_GREY),
+    "fashion-mnist": Entry("fashion-mnist", "pixelcnn++", {"steps": 10_000, **_GREYS}, ratios=_GREY),
     "mnist": Entry("mnist", "gated-pixelcnn", {"steps": 2500, **_PIXELS}, ratios=_GREY),
     "binarized-mnist-bits-back": Entry(
         "binarized-mnist",

@@ -115,6 +115,7 @@ def test_an_operation_without_an_exact_form_is_refused_with_the_models_name() ->
         Bernoulli(),
         Categorical(7),
         DiscretisedLogisticMixture(16, 1),
+        DiscretisedLogisticMixture(23, 2),
         DiscretisedLogisticMixture(256, 3),
         CoupledLogisticMixture(6, 3, 1),
         CoupledLogisticMixture(6, 3, 4),
@@ -129,8 +130,14 @@ def test_masses_are_the_heads(head) -> None:
     log_prob = torch.zeros(5, dtype=torch.float64)
     for c in range(channels):
         found = masses(head, parameters, x[:, :c])
-        assert found.shape == (5, levels) and (found >= 0).all()
-        log_prob += (found / found.sum(1, keepdim=True)).gather(1, x[:, c : c + 1])[:, 0].log()
+        first = x[:, c] // found.base
+        digits = [(first, found.first)]
+        if found.second is not None:
+            digits.append((x[:, c] % found.base, found.second(first)))
+        for digit, weights in digits:
+            assert len(weights) == 5 and (weights >= 0).all()
+            log_prob += (weights / weights.sum(1, keepdim=True)).gather(1, digit[:, None])[:, 0].log()
+        assert len(found.first[0]) == -(-levels // found.base)
     expected = head.log_prob(parameters, x if channels > 1 else x[:, 0])
     torch.testing.assert_close(log_prob.float(), expected, rtol=1e-3, atol=1e-4)
 

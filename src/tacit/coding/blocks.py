@@ -34,7 +34,7 @@ from torch import Tensor
 from tacit import catalogue
 from tacit.capabilities import Codes, has, require
 from tacit.coding.exact import between, exact, running
-from tacit.coding.masses import masses
+from tacit.coding.masses import Masses, masses
 from tacit.distributions import Head
 from tacit.errors import ArchiveError, CapabilityError
 from tacit.model import Model
@@ -142,7 +142,7 @@ class BlockCoder:
                 entries = sites[:, t]
                 columns = entries if entries.dim() == 2 else entries[:, None]
                 for c in range(columns.shape[1]):
-                    self._put(coder, columns[:, c], masses(head, parameters, columns[:, :c]))
+                    self._put_value(coder, columns[:, c], masses(head, parameters, columns[:, :c]))
                 return entries
 
             self._visit(len(x), choose, label, sites.shape[1])
@@ -157,7 +157,7 @@ class BlockCoder:
             channels = getattr(head, "channels", 1)
             columns = torch.zeros(rows, 0, dtype=torch.long)
             for _ in range(channels):
-                column = self._take(coder, masses(head, parameters, columns))
+                column = self._take_value(coder, masses(head, parameters, columns))
                 columns = torch.cat([columns, column[:, None]], 1)
             found.append(columns if channels > 1 else columns[:, 0])
             return found[-1]
@@ -223,7 +223,7 @@ class BlockCoder:
 
     def _put_back(self, coder: Any, x: Tensor) -> None:
         index = self._take(coder, self._posterior(x))
-        self._put(coder, x.flatten().long(), self._given(index, len(x)))
+        self._put_value(coder, x.flatten().long(), self._given(index, len(x)))
         self._put(coder, index, self._uniform(len(index)))
 
     def _off_stack(self, words: NDArray[np.uint32], rows: int) -> Tensor:
@@ -241,7 +241,7 @@ class BlockCoder:
 
     def _take_back(self, coder: Any, rows: int) -> Tensor:
         index = self._take(coder, self._uniform(rows * self.model.latent))
-        x = self._take(coder, self._given(index, rows)).view(rows, *self.space.shape).to(self.space.torch_dtype)
+        x = self._take_value(coder, self._given(index, rows)).view(rows, *self.space.shape).to(self.space.torch_dtype)
         self._put(coder, index, self._posterior(x))
         return x
 
@@ -258,8 +258,8 @@ class BlockCoder:
         zero = torch.zeros_like(below[:, :1])
         return (torch.cat([below, zero + 1], 1) - torch.cat([zero, below], 1)).clamp_(min=0)
 
-    def _given(self, index: Tensor, rows: int) -> Tensor:
-        """Masses of all entries given z's values, (rows · entries, values): they do not depend on each other."""
+    def _given(self, index: Tensor, rows: int) -> Masses:
+        """Masses of all entries given z's values, of rows · entries: they do not depend on each other."""
         head, parameters = self.model.given(_centres()[index].view(rows, -1))
         each = parameters.flatten(2).transpose(1, 2).flatten(0, 1)
         return masses(head, each, each[:, :0])
@@ -269,6 +269,20 @@ class BlockCoder:
 
     # -- the coder's own ----------------------------------------------------------------------------------------------
 
+    def _put_value(self, coder: Any, values: Tensor, given: Masses) -> None:
+        """Put an entry's values, (rows,), on a coder, digit after digit: on a stack the last digit first."""
+        first = values // given.base
+        digits = [(first, given.first)]
+        if given.second is not None:
+            digits.append((values % given.base, given.second(first)))
+        for symbols, weights in reversed(digits) if self._is_stack(coder) else digits:
+            self._put(coder, symbols, weights)
+
+    def _take_value(self, coder: Any, given: Masses) -> Tensor:
+        """Take an entry's values, (rows,) int64, off a coder."""
+        first = self._take(coder, given.first)
+        return first if given.second is None else first * given.base + self._take(coder, given.second(first))
+
     def _put(self, coder: Any, symbols: Tensor, weights: Tensor) -> None:
         """Put symbols, (rows,), on a coder, by their masses, (rows, values)."""
         given = symbols.int().contiguous().numpy()
@@ -276,7 +290,7 @@ class BlockCoder:
             model, arguments = self._alike(weights), []
         else:
             model, arguments = self.streams.model.Categorical(perfect=False), [weights.contiguous().numpy()]
-        if isinstance(coder, self.streams.stack.AnsCoder):
+        if self._is_stack(coder):
             coder.encode_reverse(given, model, *arguments)
         else:
             coder.encode(given, model, *arguments)
@@ -288,6 +302,9 @@ class BlockCoder:
         else:
             found = coder.decode(self.streams.model.Categorical(perfect=False), weights.contiguous().numpy())
         return torch.from_numpy(found).long()
+
+    def _is_stack(self, coder: Any) -> bool:
+        return isinstance(coder, self.streams.stack.AnsCoder)
 
     def _alike(self, weights: Tensor) -> Any:
         """One distribution for all rows."""

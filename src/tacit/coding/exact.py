@@ -138,10 +138,15 @@ def _products(a: Tensor, b: Tensor, terms: int) -> tuple[Tensor, Tensor]:
     """Both on the grid, whose products can be added, so many at a time, without rounding."""
     a, b = on_grid(a), on_grid(b)
     if a.numel() and b.numel():
-        most = float(a.abs().amax()) * float(b.abs().amax()) * terms
+        most = _largest(a) * _largest(b) * terms
         if not most * _GRID**2 < _WHOLE:
             raise CapabilityError(f"sums of {terms} products reach {most:.3g}, and beyond 2 million they would round")
     return a, b
+
+
+def _largest(x: Tensor) -> float:
+    low, high = x.aminmax()
+    return max(-float(low), float(high))
 
 
 def total(x: Tensor, dims: list[int], keep: bool = False) -> Tensor:
@@ -152,7 +157,7 @@ def total(x: Tensor, dims: list[int], keep: bool = False) -> Tensor:
     """
     terms = math.prod(x.shape[d] for d in dims)
     x = on_grid(x, _FINE)
-    if x.numel() and not float(x.abs().amax()) * terms * _FINE < _WHOLE:
+    if x.numel() and not _largest(x) * terms * _FINE < _WHOLE:
         raise CapabilityError(f"a sum of {terms} numbers is too large to be added without rounding")
     return x.sum(dims, keepdim=keep)
 
@@ -229,14 +234,16 @@ def _table(name: str) -> Tensor:
     return torch.tensor(found, dtype=torch.float64)
 
 
-def _places(x: Tensor) -> Tensor:
-    """Where x lies in a table, (…), from 0: not a number lies at 0 here, and is refused where it is coded."""
-    return x.double().nan_to_num(0.0).clamp_(_LOW, _HIGH).sub_(_LOW).mul_(_STEPS)
+def _places(x: Tensor, first: float = 0.0) -> Tensor:
+    """Where x lies in a table that begins at `first`: what is no number lies at 0, and is refused where it is coded."""
+    # A product with a power of two is exact, whether it is rounded before the sum or not.
+    place = torch.add(first - _LOW * _STEPS, x.double(), alpha=_STEPS)
+    return place.nan_to_num_(0.0).clamp_(first, first + (_HIGH - _LOW) * _STEPS)
 
 
 def _nearest(name: str, x: Tensor) -> Tensor:
     """The entry of the table nearest to x: within 2⁻¹² of a sigmoid, which is fine within a network."""
-    return _table(name).index_select(0, _places(x).round_().int().flatten()).view(x.shape)
+    return _table(name).index_select(0, _places(x, 0.5).int().flatten()).view(x.shape)
 
 
 def between(name: str, x: Tensor) -> Tensor:

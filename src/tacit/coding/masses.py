@@ -2,9 +2,16 @@
 
 Nothing is summed but term after term in a fixed order, and every function is that of a table (`tacit.coding.exact`), so
 that the same parameters give the same masses on any machine. They need not sum to one: the coder sees to that.
+
+Mixtures of logistics know the mass of any interval from its two ends. Their values are coded in two digits, sixteen
+intervals of sixteen levels where there are 256: 32 ends are then looked up for each component and not 255.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,8 +22,23 @@ from tacit.distributions.logistic import LOWEST
 from tacit.errors import CapabilityError
 
 
-def masses(head: Head, parameters: Tensor, before: Tensor) -> Tensor:
-    """The mass of each value of an entry, (rows, values) float64, not normalised.
+@dataclass(frozen=True)
+class Masses:
+    """Of an entry's values in one digit, or in two: value = first · base + second.
+
+    Attributes:
+        first: of the first digit, (rows, digits) float64, not normalised.
+        second: those of the second, given the first, (rows,) -> (rows, base); None where there is one alone.
+        base: how many values share a first digit.
+    """
+
+    first: Tensor
+    second: Callable[[Tensor], Tensor] | None = None
+    base: int = 1
+
+
+def masses(head: Head, parameters: Tensor, before: Tensor) -> Masses:
+    """The masses of an entry's values.
 
     Args:
         head: a distribution of whole numbers.
@@ -31,14 +53,14 @@ def masses(head: Head, parameters: Tensor, before: Tensor) -> Tensor:
     parameters = parameters.double()
     if isinstance(head, Bernoulli):
         on = between("sigmoid", parameters[:, 0])
-        return torch.stack([1 - on, on], 1)
+        return Masses(torch.stack([1 - on, on], 1))
     if isinstance(head, Categorical):
-        return _raised(parameters)
+        return Masses(_raised(parameters))
     if isinstance(head, DiscretisedLogisticMixture):
         location, log_scale, logits = head.split(parameters, LOWEST)
-        return _mixed(_weights(location, logits), _logistics(head.levels, location, log_scale))
+        return _in_digits(_Logistics(head.levels, location, log_scale, _weights(location, logits)))
     if isinstance(head, CoupledLogisticMixture):
-        return _coupled(head, parameters, before)
+        return _in_digits(_coupled(head, parameters, before))
     raise CapabilityError("real numbers cannot be coded without loss: their last digits have no probability")
 
 
@@ -50,25 +72,40 @@ def _weights(location: Tensor, logits: Tensor | None) -> Tensor:
     return torch.ones_like(location) if logits is None else _raised(logits)
 
 
-def _logistics(levels: int, location: Tensor, log_scale: Tensor) -> list[Tensor]:
-    """The levels' masses under each component, (rows, levels) each; the outermost take all beyond them."""
-    edges = (torch.arange(1, levels, dtype=torch.float64) - 0.5) * (2 / (levels - 1)) - 1
-    inverse, found = between("exp", -log_scale), []
-    for k in range(location.shape[1]):
-        below = between("sigmoid", (edges - location[:, k, None]) * inverse[:, k, None])
-        zero = torch.zeros_like(below[:, :1])
-        found.append((torch.cat([below, zero + 1], 1) - torch.cat([zero, below], 1)).clamp_(min=0))
-    return found
+class _Logistics:
+    """A mixture of logistics over levels, the outermost of which take all beyond them: (rows, components) each."""
+
+    def __init__(self, levels: int, location: Tensor, log_scale: Tensor, weights: Tensor):
+        self.levels, self.location, self.weights = levels, location, weights
+        self.inverse = between("exp", -log_scale)
+
+    def below(self, levels: Tensor) -> list[Tensor]:
+        """The mass of all below these levels under each component, (rows or 1, n) -> (rows, n) each."""
+        edges = (levels.double() - 0.5) * (2 / (self.levels - 1)) - 1
+        ends = zip(self.location.unbind(1), self.inverse.unbind(1), strict=True)
+        found = [between("sigmoid", (edges - centre[:, None]) * inverse[:, None]) for centre, inverse in ends]
+        return [each.masked_fill_(levels <= 0, 0.0).masked_fill_(levels >= self.levels, 1.0) for each in found]
+
+    def between(self, levels: Tensor) -> Tensor:
+        """The mass from each of these levels to the next of them, (rows or 1, n + 1) -> (rows, n)."""
+        found: Tensor | float = 0.0
+        for weight, below in zip(self.weights.unbind(1), self.below(levels), strict=True):
+            found = found + weight[:, None] * below
+        assert isinstance(found, Tensor)
+        return found.diff(dim=1).clamp_(min=0)
 
 
-def _mixed(weights: Tensor, parts: list[Tensor]) -> Tensor:
-    found = torch.zeros_like(parts[0])
-    for k, part in enumerate(parts):
-        found = found + weights[:, k, None] * part
-    return found
+def _in_digits(mixture: _Logistics) -> Masses:
+    base = math.isqrt(mixture.levels - 1) + 1
+    starts = torch.arange(0, mixture.levels + base, base)
+
+    def second(first: Tensor) -> Tensor:
+        return mixture.between(first[:, None] * base + torch.arange(base + 1))
+
+    return Masses(mixture.between(starts[None]), second, base)
 
 
-def _coupled(head: CoupledLogisticMixture, parameters: Tensor, before: Tensor) -> Tensor:
+def _coupled(head: CoupledLogisticMixture, parameters: Tensor, before: Tensor) -> _Logistics:
     """Of the colour after those `before`: the components' weights are what those leave of them."""
     n, k = head.locations, head.components
     location, log_scale, raw, logits = parameters.split(
@@ -83,11 +120,11 @@ def _coupled(head: CoupledLogisticMixture, parameters: Tensor, before: Tensor) -
         for j in range(c):
             assert coefficient is not None
             centre = centre + next(coefficient) * place[:, j, None]
-        parts = _logistics(head.levels, centre, log_scale[:, c])
-        if c == before.shape[1]:
-            return _mixed(weights, parts)
-        own = torch.cat([part.gather(1, before[:, c, None].long()) for part in parts], 1)
-        # A value that no component gives any mass still has the coder's least.
-        weights = weights * (own + 1e-12)
-        weights = weights / weights.amax(1, keepdim=True)
-    raise AssertionError("unreachable")
+        mixture = _Logistics(head.levels, centre, log_scale[:, c], weights)
+        if c < before.shape[1]:
+            value = before[:, c, None]
+            own = torch.cat([below.diff(dim=1) for below in mixture.below(torch.cat([value, value + 1], 1))], 1)
+            # A value that no component gives any mass still has the coder's least.
+            weights = weights * (own + 1e-12)
+            weights = weights / weights.amax(1, keepdim=True)
+    return mixture

@@ -22,7 +22,7 @@ from tacit.tasks.run import Run
 from tacit.training.progress import counting
 
 # Rows coded together by default: more share the beginning of a code, fewer are quicker to reach one by one.
-_ROWS, _ROWS_BITS_BACK = 500, 4000
+_ROWS, _ROWS_BITS_BACK = 2000, 4000
 # Eight bits a weight, unless they cost more than this share of the bits of a few rows.
 _COST, _TRIED = 0.005, 64
 
