@@ -378,6 +378,8 @@ def test_code(name, data, run):
     block, masses = coder.told(x)
     assert torch.equal(coder.decode(block.payload, len(x), x[0].numel()), x)
     assert torch.equal(coder.told(x[:1])[1], masses)
+    here = BlockCoder(model, portable=False)
+    assert torch.equal(here.decode(here.encode(x).payload, len(x), x[0].numel()), x)
     # Of a model with classes the class is told, too, and of several orderings the first is taken.
     if getattr(model, "classes", None) is None:
         reseed(0)
@@ -396,6 +398,8 @@ def test_bits_back(name, data, run):
     coder = BlockCoder(model)
     block = coder.encode(x)
     assert torch.equal(coder.decode(block.payload, len(x)), x)
+    here = BlockCoder(model, portable=False)
+    assert torch.equal(here.decode(here.encode(x[:9]).payload, 9), x[:9])
     reseed(0)
     bits = -float(torch.stack([model.log_prob(x).detach() for _ in range(20)]).mean(0).sum()) / math.log(2)
     assert 8 * len(block.payload) - block.initial == pytest.approx(bits, rel=0.04)

@@ -260,7 +260,7 @@ class BlockCoder:
 
     def _given(self, index: Tensor, rows: int) -> Masses:
         """Masses of all entries given z's values, of rows · entries: they do not depend on each other."""
-        head, parameters = self.model.given(_centres()[index].view(rows, -1))
+        head, parameters = self.model.given(_centres()[index].view(rows, -1).to(torch.get_default_dtype()))
         each = parameters.flatten(2).transpose(1, 2).flatten(0, 1)
         return masses(head, each, each[:, :0])
 
