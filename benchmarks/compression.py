@@ -69,9 +69,9 @@ _GREY = {("jpeg-xl-tiled", False): 0.92, ("jpeg-xl-tiled", True): 0.97, ("xz", F
 # many resolutions was chosen on validation images after six minutes of training each: digits, whose pixels are of few
 # levels, do better by a softmax over all levels, clothes by logistics.
 _SOFTMAX = {"features": 16, "layers": 5, "kernel": 3, "first": 5, "readout_features": 48}
-_LOGISTICS = {"features": 12, "resolutions": 2}
+_SMALL = {"features": 12, "resolutions": 2}
 ENTRIES: dict[str, Entry] = {
-    "fashion-mnist": Entry("fashion-mnist", "pixelcnn++", {"steps": 10_000, **_LOGISTICS}, ratios=_GREY),
+    "fashion-mnist": Entry("fashion-mnist", "pixelcnn++", {"steps": 10_000, **_SMALL}, ratios=_GREY),
     "mnist": Entry("mnist", "gated-pixelcnn", {"steps": 6500, **_SOFTMAX}, ratios=_GREY),
     "binarized-mnist-bits-back": Entry(
         "binarized-mnist",
@@ -80,7 +80,7 @@ ENTRIES: dict[str, Entry] = {
         bits=0.20,
         published={"value": 0.19, "source": "Townsend et al. 2019, arXiv:1901.04866, BB-ANS, its own binarisation"},
     ),
-    "binarized-mnist": Entry("binarized-mnist", "pixelcnn++", {"steps": 10_000, "features": 16}, bits=0.155),
+    "binarized-mnist": Entry("binarized-mnist", "pixelcnn++", {"steps": 10_000, **_SMALL}, bits=0.155),
     "tinyshakespeare": Entry("tinyshakespeare", "char-rnn", {"steps": 4000, "batch_size": 32, "features": 256}),
 }
 
