@@ -72,7 +72,7 @@ _SOFTMAX = {"features": 16, "layers": 5, "kernel": 3, "first": 5, "readout_featu
 _SMALL = {"features": 12, "resolutions": 2}
 ENTRIES: dict[str, Entry] = {
     "fashion-mnist": Entry("fashion-mnist", "pixelcnn++", {"steps": 10_000, **_SMALL}, ratios=_GREY),
-    "mnist": Entry("mnist", "gated-pixelcnn", {"steps": 6500, **_SOFTMAX}, ratios=_GREY),
+    "mnist": Entry("mnist", "gated-pixelcnn", {"steps": 4500, **_SOFTMAX}, ratios=_GREY),
     "binarized-mnist-bits-back": Entry(
         "binarized-mnist",
         "vae",
