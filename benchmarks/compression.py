@@ -72,7 +72,7 @@ _SOFTMAX = {"features": 16, "layers": 5, "kernel": 3, "first": 5, "readout_featu
 _SMALL = {"features": 12, "resolutions": 2}
 ENTRIES: dict[str, Entry] = {
     "fashion-mnist": Entry("fashion-mnist", "pixelcnn++", {"steps": 10_000, **_SMALL}, ratios=_GREY),
-    "mnist": Entry("mnist", "gated-pixelcnn", {"steps": 4500, **_SOFTMAX}, ratios=_GREY),
+    "mnist": Entry("mnist", "gated-pixelcnn", {"steps": 3500, **_SOFTMAX}, ratios=_GREY),
     "binarized-mnist-bits-back": Entry(
         "binarized-mnist",
         "vae",
@@ -80,7 +80,7 @@ ENTRIES: dict[str, Entry] = {
         bits=0.20,
         published={"value": 0.19, "source": "Townsend et al. 2019, arXiv:1901.04866, BB-ANS, its own binarisation"},
     ),
-    "binarized-mnist": Entry("binarized-mnist", "pixelcnn++", {"steps": 10_000, **_SMALL}, bits=0.155),
+    "binarized-mnist": Entry("binarized-mnist", "pixelcnn++", {"steps": 7000, **_SMALL}, bits=0.155),
     "tinyshakespeare": Entry("tinyshakespeare", "char-rnn", {"steps": 4000, "batch_size": 32, "features": 256}),
 }
 
