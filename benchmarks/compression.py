@@ -81,7 +81,7 @@ ENTRIES: dict[str, Entry] = {
         published={"value": 0.19, "source": "Townsend et al. 2019, arXiv:1901.04866, BB-ANS, its own binarisation"},
     ),
     "binarized-mnist": Entry("binarized-mnist", "pixelcnn++", {"steps": 7000, **_SMALL}, bits=0.155),
-    "tinyshakespeare": Entry("tinyshakespeare", "char-rnn", {"steps": 4000, "batch_size": 32, "features": 256}),
+    "tinyshakespeare": Entry("tinyshakespeare", "char-rnn", {"steps": 2500, "batch_size": 32, "features": 256}),
 }
 
 
