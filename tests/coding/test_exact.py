@@ -142,6 +142,13 @@ def test_masses_are_the_heads(head) -> None:
     torch.testing.assert_close(log_prob.float(), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_level_far_from_all_logistics_can_be_coded() -> None:
+    found = masses(DiscretisedLogisticMixture(256, 1), torch.tensor([[-1.0, -7.0]]), torch.zeros(1, 0))
+    assert found.second is not None
+    for first in range(16):
+        assert found.second(torch.tensor([first])).sum() > 0
+
+
 def test_real_numbers_and_what_is_none_are_refused() -> None:
     with pytest.raises(CapabilityError, match="real numbers"):
         masses(GaussianMixture(1), torch.zeros(2, 2), torch.zeros(2, 0))

@@ -21,6 +21,9 @@ from tacit.distributions import Bernoulli, Categorical, CoupledLogisticMixture, 
 from tacit.distributions.logistic import LOWEST
 from tacit.errors import CapabilityError
 
+# Of an interval too far from all logistics to have any: a coder can do nothing with no mass at all.
+_LEAST = 1e-30
+
 
 @dataclass(frozen=True)
 class Masses:
@@ -92,7 +95,7 @@ class _Logistics:
         for weight, below in zip(self.weights.unbind(1), self.below(levels), strict=True):
             found = found + weight[:, None] * below
         assert isinstance(found, Tensor)
-        return found.diff(dim=1).clamp_(min=0)
+        return found.diff(dim=1).clamp_(min=0).add_(_LEAST)
 
 
 def _in_digits(mixture: _Logistics) -> Masses:
