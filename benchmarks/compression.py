@@ -72,7 +72,7 @@ _SOFTMAX = {"features": 16, "layers": 5, "kernel": 3, "first": 5, "readout_featu
 _SMALL = {"features": 12, "resolutions": 2}
 ENTRIES: dict[str, Entry] = {
     "fashion-mnist": Entry("fashion-mnist", "pixelcnn++", {"steps": 10_000, **_SMALL}, ratios=_GREY),
-    "mnist": Entry("mnist", "gated-pixelcnn", {"steps": 3500, **_SOFTMAX}, ratios=_GREY),
+    "mnist": Entry("mnist", "gated-pixelcnn", {"steps": 6500, **_SOFTMAX}, ratios=_GREY),
     "binarized-mnist-bits-back": Entry(
         "binarized-mnist",
         "vae",
@@ -81,7 +81,7 @@ ENTRIES: dict[str, Entry] = {
         published={"value": 0.19, "source": "Townsend et al. 2019, arXiv:1901.04866, BB-ANS, its own binarisation"},
     ),
     "binarized-mnist": Entry("binarized-mnist", "pixelcnn++", {"steps": 7000, **_SMALL}, bits=0.155),
-    "tinyshakespeare": Entry("tinyshakespeare", "char-rnn", {"steps": 2500, "batch_size": 32, "features": 256}),
+    "tinyshakespeare": Entry("tinyshakespeare", "char-rnn", {"steps": 4000, "batch_size": 32, "features": 256}),
 }
 
 
