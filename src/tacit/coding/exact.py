@@ -66,23 +66,35 @@ class Exact(TorchDispatchMode):
         CapabilityError: an operation has no exact form here, or numbers are too large to be added without rounding.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Else torch guards what follows against its compiler, for a quarter of the time of small operations.
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        name = func._schema.name.removeprefix("aten::")
-        plain = name.rstrip("_")
-        rule = _RULES.get(plain)
+        name, plain, rule = _named(func)
+        kwargs = kwargs or {}
+        if rule is None and plain in _AS_THEY_ARE:
+            return func(*args, **kwargs)
         found = list(_tensors(args))
         if found and not any(tensor.is_floating_point() for tensor in found):
             return func(*args, **kwargs)  # whole numbers
         if rule is None:
-            if plain not in _AS_THEY_ARE:
-                raise CapabilityError(f"no exact form of {plain} is known: archives need a model that does without it")
-            return func(*args, **kwargs)
-        out = kwargs.pop("out", None)
-        result = rule(*args, **kwargs)
+            raise CapabilityError(f"no exact form of {plain} is known: archives need a model that does without it")
+        given = dict(kwargs)
+        out = given.pop("out", None)
+        result = rule(*args, **given)
         if out is not None:
             return out.copy_(result)
         return args[0].copy_(result) if name != plain else result
+
+
+@functools.cache
+def _named(func: Any) -> tuple[str, str, Callable[..., Any] | None]:
+    """An operation's name, that of its form which writes to no argument, and the rule for it."""
+    name = func._schema.name.removeprefix("aten::")
+    plain = name.rstrip("_")
+    return name, plain, _RULES.get(plain)
 
 
 def exact(model: Model) -> Model:
