@@ -64,6 +64,9 @@ OPERATIONS = {
     "attention, causal": lambda a, b: F.scaled_dot_product_attention(a[None], b[None], a[None], is_causal=True),
     "baddbmm": lambda a, b: torch.baddbmm(a, a, b.transpose(1, 2) @ b),
     "convolution": lambda a, b: F.conv2d(a[None], b[:, :, :3, None].transpose(0, 1)[:, :2], stride=2, padding=1),
+    "convolution of many channels": lambda a, b: F.conv2d(
+        a.view(1, 10, 2, 4), b.view(4, 10, 1, 2), padding=1, dilation=2
+    ),
     "convolution of sequences": lambda a, b: F.conv1d(a, b[:, :, :3], dilation=2),
     "elu": lambda a, b: F.elu(a, 1.5),
     "expm1": lambda a, b: torch.expm1(a),
@@ -154,6 +157,28 @@ def test_real_numbers_and_what_is_none_are_refused() -> None:
         masses(GaussianMixture(1), torch.zeros(2, 2), torch.zeros(2, 0))
     with pytest.raises(CapabilityError, match="not a number"):
         masses(Categorical(2), torch.tensor([[math.nan, 0.0]]), torch.zeros(1, 0))
+
+
+@pytest.mark.parametrize("space", [Images(1, 5, 6, 2), Images(1, 5, 6, 16), Images(3, 4, 5, 16)], ids=str)
+@pytest.mark.parametrize("classes", [None, 3])
+@pytest.mark.parametrize("name", ["pixelcnn", "gated-pixelcnn", "pixelcnn++", "pixelsnail", "pixel-rnn"])
+def test_one_pass_over_known_images_says_what_pixel_after_pixel_says(name, classes, space) -> None:
+    model = catalogue.load(name)(space, classes=classes)
+    for p in model.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    model, count, told = exact(model), 18, list[torch.Tensor]()
+    x = torch.randint(0, space.levels, (count, *space.shape), dtype=space.torch_dtype)
+    label = None if classes is None else torch.arange(count) % classes
+    with running(model):
+        sites = model.sites(x)
+
+        def choose(head, parameters, t):
+            told.append(parameters.clone())
+            return sites[:, t]
+
+        model.visit(count, choose, label)
+        known = torch.cat(list(model.known(x, label)))
+    assert torch.equal(known, torch.stack(told))
 
 
 def codes_of_small_models() -> str:

@@ -44,6 +44,8 @@ from tacit.models._conditional import Conditional
 _VALUES = 1024
 # Rows whose z are taken off the stack before their x are put on it: each needs bits to begin with.
 _AT_ONCE = 8
+# Rows of parameters that masses are computed of at once, if they are known: what they leave behind fits the cache.
+_ROWS = 8192
 # Bits that each dimension of those z may take off the stack: as many as tell its value, and some for all of them.
 _BEGIN, _SPARE = int(math.log2(_VALUES)), 128
 
@@ -138,14 +140,18 @@ class BlockCoder:
             if label is not None:
                 self._put(coder, label, self._prior(len(x)))
 
-            def choose(head: Head, parameters: Tensor, t: int) -> Tensor:
-                entries = sites[:, t]
-                columns = entries if entries.dim() == 2 else entries[:, None]
-                for c in range(columns.shape[1]):
-                    self._put_value(coder, columns[:, c], masses(head, parameters, columns[:, :c]))
-                return entries
+            if self.portable and hasattr(self.model, "known"):
+                t = 0
+                for parameters in self.model.known(x, label):
+                    self._put_sites(coder, sites[:, t : t + len(parameters)], self.model.head, parameters)
+                    t += len(parameters)
+            else:
 
-            self._visit(len(x), choose, label, sites.shape[1])
+                def choose(head: Head, parameters: Tensor, t: int) -> Tensor:
+                    self._put_sites(coder, sites[:, t : t + 1], head, parameters[None])
+                    return sites[:, t]
+
+                self._visit(len(x), choose, label, sites.shape[1])
         for samples, sizes in self._within(sites):
             coder.encode(samples(x), self.streams.model.Uniform(), sizes)
         return Coded(coder.get_compressed().astype("<u4").tobytes())
@@ -269,14 +275,30 @@ class BlockCoder:
 
     # -- the coder's own ----------------------------------------------------------------------------------------------
 
+    def _put_sites(self, coder: Any, entries: Tensor, head: Head, parameters: Tensor) -> None:
+        """Put sites, (rows, sites[, entries]), on a queue one after the other, by (sites, rows, parameters)."""
+        rows = len(entries)
+        for some in range(0, len(parameters), step := max(1, _ROWS // rows)):
+            given = parameters[some : some + step].flatten(0, 1)
+            columns = entries[:, some : some + step].transpose(0, 1).reshape(len(given), -1)
+            digits = list[tuple[Tensor, Tensor]]()
+            for c in range(columns.shape[1]):
+                digits += self._digits(columns[:, c], masses(head, given, columns[:, :c]))
+            for first in range(0, len(given), rows):
+                for symbols, weights in digits:
+                    self._put(coder, symbols[first : first + rows], weights[first : first + rows])
+
     def _put_value(self, coder: Any, values: Tensor, given: Masses) -> None:
-        """Put an entry's values, (rows,), on a coder, digit after digit: on a stack the last digit first."""
-        first = values // given.base
-        digits = [(first, given.first)]
-        if given.second is not None:
-            digits.append((values % given.base, given.second(first)))
-        for symbols, weights in reversed(digits) if self._is_stack(coder) else digits:
+        """Put an entry's values, (rows,), on a stack: the last digit first."""
+        for symbols, weights in reversed(self._digits(values, given)):
             self._put(coder, symbols, weights)
+
+    def _digits(self, values: Tensor, given: Masses) -> list[tuple[Tensor, Tensor]]:
+        """Each digit of values, (rows,), and the masses of all that it could be, (rows, …)."""
+        first = values // given.base
+        if given.second is None:
+            return [(first, given.first)]
+        return [(first, given.first), (values % given.base, given.second(first))]
 
     def _take_value(self, coder: Any, given: Masses) -> Tensor:
         """Take an entry's values, (rows,) int64, off a coder."""

@@ -46,6 +46,7 @@ def fit(
     validate_every: int | None = None,
     save_seconds: float = 60.0,
     pictures: int = 5,
+    start: Path | None = None,
     out: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     devices: int = 1,
@@ -77,6 +78,7 @@ def fit(
         validate_every: steps between validations; once an epoch by default.
         save_seconds: seconds between checkpoints.
         pictures: how many pictures of samples to draw while learning.
+        start: a run of the same model, whose weights training begins with; the data or the objective may be others.
         out: the run folder; runs/MODEL-DATA by default.
         device: auto takes a GPU where there is one.
         devices: how many processes learn together, each with its own batch.
@@ -131,6 +133,8 @@ def fit(
     if not stepped and (devices > 1 or learning_rate is not None):
         option = "--devices" if devices > 1 else "--learning-rate"
         raise TacitError(f"{model} learns without an optimiser, in one process: leave {option} out")
+    if start is not None:
+        _begin_with(Run(start), built, model, configured, dataset)
     path = _new_folder(out, f"{model}-{dataset.name}")
     record = {
         "format": 1,
@@ -146,6 +150,7 @@ def fit(
             "fingerprint": dataset.fingerprint(),
         },
         "plan": plan.to_dict(),
+        "start": None if start is None else str(start),
         "device": device,
         "devices": devices,
         "tensorboard": tensorboard,
@@ -246,13 +251,37 @@ def _loop(path: Path, record: dict[str, Any], data: Dataset, watchers: tuple[Wat
 
     saved = checkpoint.load_newest(path / "checkpoints", say)
     if saved is None and not model.learns_exactly():
-        reseed(plan.seed, "adapt")
-        model.adapt(train)
+        if record.get("start"):
+            # What `adapt` would measure anew came with the weights, which were learnt for it.
+            model.load_state_dict(Run(record["start"]).model.state_dict())
+        else:
+            reseed(plan.seed, "adapt")
+            model.adapt(train)
         distributed.share_weights(model)
     loop = Loop(model.train(), train, valid, plan, path, watchers)
     if saved is not None and not model.learns_exactly():
         loop.restore(*saved)
     return loop
+
+
+def _begin_with(run: Run, model: Model, name: str, arguments: dict[str, Any], data: Dataset) -> None:
+    """Give `model` the weights of `run`.
+
+    Raises:
+        TacitError: the run is of another model, of observations of another kind, or of other sizes.
+    """
+    if run.record["model"] != name:
+        raise TacitError(f"start is {run.path}, a run of {run.record['model']}: give a run of {name}")
+    if model.learns_exactly():
+        raise TacitError(f"start is {run.path}, but {name} begins with no weights: leave start out")
+    if run.space != data.space or run.vocabulary != data.vocabulary:
+        raise TacitError(f"start is {run.path}, whose observations differ from those of {data.name}: give data like it")
+    try:
+        model.load_state_dict(run.model.state_dict())
+    except RuntimeError:
+        theirs = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
+        differ = ", ".join(f"{k} {v}" for k, v in run.record["arguments"].items() if theirs.get(k) != v)
+        raise TacitError(f"start is {run.path}, whose weights have other sizes: it was fitted with {differ}") from None
 
 
 def _fit_exactly(loop: Loop) -> None:

@@ -13,6 +13,7 @@ References
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from tacit.spaces import Images, Space, Video
 
 # Draws of the conditional head among which guidance chooses where a head's values cannot be listed.
 _CANDIDATES = 64
+# Images whose features are computed together: few, for what layers leave behind them should stay in the cache.
+_AT_ONCE = 16
 
 
 class Autoregressive(Conditional):
@@ -314,6 +317,28 @@ class Pixelwise(Sequential):
             state.begin_row(state.entry // channels // width)
         state.entry += 1
         return state.read(column, channel), state
+
+    @torch.no_grad()
+    def known(self, x: Tensor, label: Tensor | None = None) -> Iterator[Tensor]:
+        """What `visit` tells of known observations, from one pass over each, in exact arithmetic bit for bit.
+
+        Args:
+            x: observations, (batch, *shape).
+            label: as in `visit`.
+
+        Yields:
+            The head's parameters at the sites to come, (sites, batch, parameters), a row of an image at a time.
+        """
+        if self.classes is not None and label is None:
+            label = torch.full((len(x),), self.classes, device=self.device)
+        entries = self.entries(x).split(_AT_ONCE)
+        labels = [None] * len(entries) if label is None else label.split(_AT_ONCE)
+        hidden = torch.cat([self.hidden(*part).flatten(2) for part in zip(entries, labels, strict=True)])
+        width = self.space.shape[-1]
+        for row in hidden.split(width, 2):
+            # An image of one row, for read-outs look at one pixel alone.
+            parameters = self.readout(row.unflatten(2, (*[1] * (len(self.space.shape) - 2), width)))
+            yield parameters.flatten(2).unflatten(2, (-1, width)).permute(3, 2, 0, 1).flatten(0, 1)
 
 
 def raster(space: Space) -> Tensor:
