@@ -44,7 +44,9 @@ from tacit.models._conditional import Conditional
 _VALUES = 1024
 # Rows whose z are taken off the stack before their x are put on it: each needs bits to begin with.
 _AT_ONCE = 8
-# Rows of parameters that masses are computed of at once, if they are known: what they leave behind fits the cache.
+# Entries of a block, beyond which what a model makes of them all does not fit memory, and is found site after site.
+_KNOWN = 2**21
+# Rows of parameters of which masses are computed at once, if they are known: few enough for the processor's cache.
 _ROWS = 8192
 # Bits that each dimension of those z may take off the stack: as many as tell its value, and some for all of them.
 _BEGIN, _SPARE = int(math.log2(_VALUES)), 128
@@ -140,7 +142,7 @@ class BlockCoder:
             if label is not None:
                 self._put(coder, label, self._prior(len(x)))
 
-            if self.portable and hasattr(self.model, "known"):
+            if self.portable and x.numel() <= _KNOWN and hasattr(self.model, "known"):
                 t = 0
                 for parameters in self.model.known(x, label):
                     self._put_sites(coder, sites[:, t : t + len(parameters)], self.model.head, parameters)
@@ -278,9 +280,10 @@ class BlockCoder:
     def _put_sites(self, coder: Any, entries: Tensor, head: Head, parameters: Tensor) -> None:
         """Put sites, (rows, sites[, entries]), on a queue one after the other, by (sites, rows, parameters)."""
         rows = len(entries)
-        for some in range(0, len(parameters), step := max(1, _ROWS // rows)):
-            given = parameters[some : some + step].flatten(0, 1)
-            columns = entries[:, some : some + step].transpose(0, 1).reshape(len(given), -1)
+        step = max(1, _ROWS // rows)
+        for some, values in zip(parameters.split(step), entries.split(step, 1), strict=True):
+            given = some.flatten(0, 1)
+            columns = values.transpose(0, 1).reshape(len(given), -1)
             digits = list[tuple[Tensor, Tensor]]()
             for c in range(columns.shape[1]):
                 digits += self._digits(columns[:, c], masses(head, given, columns[:, :c]))
