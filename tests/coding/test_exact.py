@@ -26,7 +26,7 @@ from tacit.distributions import (
     GaussianMixture,
 )
 from tacit.errors import CapabilityError
-from tacit.spaces import Images, Tokens
+from tacit.spaces import Images, Tokens, Video
 
 
 def test_tables_are_the_functions() -> None:
@@ -159,9 +159,16 @@ def test_real_numbers_and_what_is_none_are_refused() -> None:
         masses(Categorical(2), torch.tensor([[math.nan, 0.0]]), torch.zeros(1, 0))
 
 
-@pytest.mark.parametrize("space", [Images(1, 5, 6, 2), Images(1, 5, 6, 16), Images(3, 4, 5, 16)], ids=str)
+_GREY_AND_COLOUR = [Images(1, 5, 6, 2), Images(1, 5, 6, 16), Images(3, 4, 5, 16)]
+_PIXELWISE = [
+    (name, space)
+    for name in ("pixelcnn", "gated-pixelcnn", "pixelcnn++", "pixelsnail", "pixel-rnn")
+    for space in _GREY_AND_COLOUR
+]
+
+
+@pytest.mark.parametrize(("name", "space"), [*_PIXELWISE, ("video-pixel-network", Video(3, 2, 4, 5, 8))], ids=str)
 @pytest.mark.parametrize("classes", [None, 3])
-@pytest.mark.parametrize("name", ["pixelcnn", "gated-pixelcnn", "pixelcnn++", "pixelsnail", "pixel-rnn"])
 def test_one_pass_over_known_images_says_what_pixel_after_pixel_says(name, classes, space) -> None:
     model = catalogue.load(name)(space, classes=classes)
     for p in model.parameters():
@@ -177,7 +184,7 @@ def test_one_pass_over_known_images_says_what_pixel_after_pixel_says(name, class
             return sites[:, t]
 
         model.visit(count, choose, label)
-        known = torch.cat(list(model.known(x, label)))
+        known = torch.cat(list(model.parameters_of(x, label)))
     assert torch.equal(known, torch.stack(told))
 
 

@@ -142,9 +142,9 @@ class BlockCoder:
             if label is not None:
                 self._put(coder, label, self._prior(len(x)))
 
-            if self.portable and x.numel() <= _KNOWN and hasattr(self.model, "known"):
+            if self.portable and x.numel() <= _KNOWN and hasattr(self.model, "parameters_of"):
                 t = 0
-                for parameters in self.model.known(x, label):
+                for parameters in self.model.parameters_of(x, label):
                     self._put_sites(coder, sites[:, t : t + len(parameters)], self.model.head, parameters)
                     t += len(parameters)
             else:

@@ -319,7 +319,7 @@ class Pixelwise(Sequential):
         return state.read(column, channel), state
 
     @torch.no_grad()
-    def known(self, x: Tensor, label: Tensor | None = None) -> Iterator[Tensor]:
+    def parameters_of(self, x: Tensor, label: Tensor | None = None) -> Iterator[Tensor]:
         """What `visit` tells of known observations, from one pass over each, in exact arithmetic bit for bit.
 
         Args:
