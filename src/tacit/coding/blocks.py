@@ -46,8 +46,8 @@ _VALUES = 1024
 _AT_ONCE = 8
 # Entries of a block, beyond which what a model makes of them all does not fit memory, and is found site after site.
 _KNOWN = 2**21
-# Rows of parameters of which masses are computed at once, if they are known: few enough for the processor's cache.
-_ROWS = 8192
+# Parameters of which masses are computed at once, if they are known: few enough for the processor's cache.
+_PARAMETERS = 2**17
 # Bits that each dimension of those z may take off the stack: as many as tell its value, and some for all of them.
 _BEGIN, _SPARE = int(math.log2(_VALUES)), 128
 
@@ -280,7 +280,7 @@ class BlockCoder:
     def _put_sites(self, coder: Any, entries: Tensor, head: Head, parameters: Tensor) -> None:
         """Put sites, (rows, sites[, entries]), on a queue one after the other, by (sites, rows, parameters)."""
         rows = len(entries)
-        step = max(1, _ROWS // rows)
+        step = max(1, _PARAMETERS // parameters[0].numel())
         for some, values in zip(parameters.split(step), entries.split(step, 1), strict=True):
             given = some.flatten(0, 1)
             columns = values.transpose(0, 1).reshape(len(given), -1)
