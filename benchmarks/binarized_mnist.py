@@ -228,7 +228,6 @@ def main(
         raise SystemExit(f"there is no {name}: there are {', '.join(ENTRIES)}")
     entry = ENTRIES[name]
     torch.set_num_threads(threads)
-    started = time.perf_counter()
     recipe = dict(entry.recipe)
     budget = {key: value for key, value in {"epochs": epochs, "minutes": minutes, "steps": steps}.items() if value}
     if budget:
@@ -241,7 +240,7 @@ def main(
         run = tacit.fit(entry.model, data, seed=seed, out=out, **recipe, **budget)
     if run.record["status"] == "interrupted":
         raise SystemExit(f"interrupted at step {run.record['step']}: the same command goes on from there")
-    trained = time.perf_counter() - started
+    measuring = time.perf_counter()
 
     torch.default_generator.manual_seed(seed)
     log_prob = []
@@ -250,7 +249,7 @@ def main(
             exact = run.model.density == "exact"
             log_prob.append(run.model.log_prob(x) if exact else run.model.importance_weighted(x, samples))
     nats = -torch.cat(log_prob).double()
-    plan, arguments = run.record["plan"], run.record["arguments"]
+    plan, arguments, trained = run.record["plan"], run.record["arguments"], run.record["seconds"]
     begun = f" from the weights of {start}" if (start := run.record.get("start")) else ""
     unit = next(unit for unit in ("epochs", "minutes", "steps") if plan[unit])
     record(
@@ -267,10 +266,10 @@ def main(
         reference={"value": entry.published, "source": entry.source},
         reason=entry.reason,
         seed=seed,
-        seconds=time.perf_counter() - started,
+        seconds=trained + time.perf_counter() - measuring,
         note=(
-            f"static binarisation; {arguments}; {plan[unit]} {unit}{begun}; {trained:.0f} seconds of training in this "
-            "command; uncertainty is the standard error over test images"
+            f"static binarisation; {arguments}; {plan[unit]} {unit}{begun}; {trained:.0f} seconds of training; "
+            "uncertainty is the standard error over test images"
         ),
     )
 
